@@ -1,0 +1,1 @@
+"""What lies on disk: the format's version and the kinds of group, keyed ``(kind, version)``."""

@@ -1,0 +1,1 @@
+"""The store: write-once groups, made visible by one manifest commit. The law is ``stores/SPEC.md``."""

@@ -1,0 +1,347 @@
+"""Write-once groups: an attempt is filled shard by shard, each with a receipt, and sealed by its GROUP.json."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from histostore.errors import CorruptionError, UsageError
+from histostore.schema.kinds import FORMAT, NEWEST, check_format, kind_of
+from histostore.store.arrays import ArrayReader, ArraySpec, chunk_rows, encode_shard, small_array
+from histostore.store.manifest import Ref, group_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from histostore.store.files import Files, Lock
+
+GROUP = "GROUP.json"
+ATTEMPT = "ATTEMPT.json"
+RECEIPTS = "receipts"
+LOCK = "LOCK"
+WORKING = (ATTEMPT, LOCK)
+"""Files that a sealed group no longer needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A committed group, open for reading. Its header was checked against the manifest."""
+
+    files: Files
+    ref: Ref
+    header: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, files: Files, ref: Ref) -> Group:
+        """Open the group that a manifest names.
+
+        Raises
+        ------
+        CorruptionError
+            Its GROUP.json is missing or not the one that was committed.
+        FormatError
+            It is of a kind or version that this package does not know.
+        """
+        key = f"{ref.prefix}/{GROUP}"
+        try:
+            data = files.get(key)
+        except FileNotFoundError:
+            raise CorruptionError(f"{files.uri}/{key} is missing; run `histostore verify`") from None
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise CorruptionError(f"{files.uri}/{key} differs from what was committed; run `histostore verify`")
+        header = json.loads(data)
+        kind_of(header["kind"], header["version"])
+        return cls(files, ref, header)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What the kind says of the group beside its arrays."""
+        found: Mapping[str, Any] = self.header["attrs"]
+        return found
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, by the header."""
+        return int(self.header["rows"])
+
+    @property
+    def path(self) -> str:
+        """Where plain zarr opens it."""
+        return f"{self.files.uri}/{self.ref.prefix}"
+
+    def has(self, name: str) -> bool:
+        """Whether the group holds an array of that name."""
+        return f"{name}/zarr.json" in self.header["files"]
+
+    def array(self, name: str) -> ArrayReader:
+        """Open one array."""
+        return ArrayReader.open(self.files, f"{self.ref.prefix}/{name}")
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one array whole."""
+        return self.array(name).read()
+
+    def bytes(self, name: str) -> bytes:
+        """Return a plain file of the group, checked against its sha256."""
+        size, sha256 = self.header["files"][name]
+        data = self.files.get(f"{self.ref.prefix}/{name}")
+        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+            raise CorruptionError(f"{self.path}/{name} differs from what was committed; run `histostore verify`")
+        return data
+
+
+@dataclass(slots=True, kw_only=True)
+class GroupWriter:
+    """One attempt at one group: arrays are declared, shards written in any order, then it is sealed.
+
+    An attempt belongs to one process, which holds its lock; an attempt whose process died is adopted, and what its
+    receipts vouch for is not written again. Use it with ``with``: leaving gives the lock back.
+    """
+
+    files: Files
+    owner: str
+    kind: str
+    name: str
+    digest: str
+    attempt: str
+    spec: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    sealed: Ref | None = None
+    """Set when the attempt was found sealed, or once it is."""
+    resumed: bool = False
+    _lock: Lock | None = None
+    _arrays: dict[str, ArraySpec] = field(default_factory=dict)
+    _files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _receipts: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """The attempt's folder below the store."""
+        return f"{group_folder(self.owner, self.kind, self.digest)}/{self.attempt}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def create(self, name: str, spec: ArraySpec) -> None:
+        """Declare an array that will be written shard by shard."""
+        self._arrays[name] = spec
+        self.put_file(f"{name}/zarr.json", spec.to_zarr_json())
+
+    def pending(self, name: str) -> list[int]:
+        """Return the shards of an array that have no valid receipt."""
+        spec = self._arrays[name]
+        return [s for s in range(spec.n_shards) if not self._is_done(name, s)]
+
+    def receipt(self, name: str, shard: int) -> Mapping[str, Any] | None:
+        """Return what was noted when a shard was finished, or None."""
+        return self._receipts[name, shard] if self._is_done(name, shard) else None
+
+    def write_shard(
+        self, name: str, shard: int, chunks: Sequence[bytes], *, note: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write one whole shard from its encoded chunks, then its receipt.
+
+        Raises
+        ------
+        UsageError
+            The number of chunks is not what the shard holds: two writers share it, or rows went missing.
+        """
+        spec = self._arrays[name]
+        start, stop = spec.shard_range(shard)
+        expected = -(-(stop - start) // spec.chunk_rows)
+        if len(chunks) != expected:
+            raise UsageError(f"shard {shard} of '{name}' holds {expected} chunks, got {len(chunks)}")
+        parts = encode_shard(spec, chunks)
+        sha = hashlib.sha256()
+        for part in parts:
+            sha.update(part)
+        key = f"{name}/{spec.key(shard)}"
+        self.files.put(f"{self.prefix}/{key}", *parts)
+        receipt = {
+            "array": name,
+            "shard": shard,
+            "rows": stop - start,
+            "bytes": sum(map(len, parts)),
+            "sha256": sha.hexdigest(),
+            "note": dict(note or {}),
+        }
+        self.files.put(f"{self.prefix}/{RECEIPTS}/{name}.{shard}.json", json.dumps(receipt).encode())
+        self._receipts[name, shard] = receipt
+
+    def write_rows(self, name: str, shard: int, rows: NDArray[Any], *, note: Mapping[str, Any] | None = None) -> None:
+        """Encode and write the rows of one whole shard."""
+        spec = self._arrays[name]
+        start, stop = spec.shard_range(shard)
+        if len(rows) != stop - start:
+            raise UsageError(f"shard {shard} of '{name}' holds {stop - start} rows, got {len(rows)}")
+        self.write_shard(name, shard, [spec.pipeline.encode(c) for c in chunk_rows(spec, rows)], note=note)
+
+    def put_array(
+        self,
+        name: str,
+        values: NDArray[Any] | Sequence[str],
+        *,
+        dims: tuple[str, ...] = (),
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a small array as one chunk in one file."""
+        spec = small_array(values, dims=dims, attrs=attrs or {})
+        self.put_file(f"{name}/zarr.json", spec.to_zarr_json())
+        for shard in range(spec.n_shards):
+            parts = encode_shard(spec, [spec.pipeline.encode(c) for c in chunk_rows(spec, values)])
+            self.put_file(f"{name}/{spec.key(shard)}", b"".join(parts))
+
+    def put_node(self, name: str, attrs: Mapping[str, Any]) -> None:
+        """Write the ``zarr.json`` of a (sub)group; an empty name is the group itself."""
+        about: dict[str, Any] = dict(attrs)
+        if not name:
+            kind = NEWEST[self.kind]
+            about["histostore"] = {"kind": self.kind, "version": kind.version, "digest": self.digest}
+        node = {"zarr_format": 3, "node_type": "group", "attributes": about}
+        self.put_file(f"{name}/zarr.json" if name else "zarr.json", json.dumps(node, indent=1).encode())
+
+    def put_file(self, name: str, data: bytes) -> None:
+        """Write a plain file of the group."""
+        self.files.put(f"{self.prefix}/{name}", data)
+        self._files[name] = (len(data), hashlib.sha256(data).hexdigest())
+
+    def seal(self, *, rows: int, attrs: Mapping[str, Any] | None = None) -> Ref:
+        """Write GROUP.json, after which the attempt is never changed.
+
+        Raises
+        ------
+        UsageError
+            A shard or an array of the kind is missing.
+        """
+        if self.sealed is not None:
+            return self.sealed
+        for name in self._arrays:
+            if missing := self.pending(name):
+                raise UsageError(f"cannot seal {self.kind} of '{self.owner}': {name} lacks shards {missing[:5]}")
+        kind = NEWEST[self.kind]
+        for name in kind.arrays:
+            if f"{name}/zarr.json" not in self._files:
+                raise UsageError(f"cannot seal {self.kind} of '{self.owner}': it must have an array '{name}'")
+        if "zarr.json" not in self._files:
+            self.put_node("", {})
+        files = dict(self._files)
+        for (name, shard), receipt in self._receipts.items():
+            if name in self._arrays:
+                files[f"{name}/{self._arrays[name].key(shard)}"] = (receipt["bytes"], receipt["sha256"])
+        header = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "version": kind.version,
+            "digest": self.digest,
+            "attempt": self.attempt,
+            "spec": dict(self.spec),
+            "inputs": dict(self.inputs),
+            "engine": dict(self.engine),
+            "rows": rows,
+            "attrs": dict(attrs or {}),
+            "files": {k: list(v) for k, v in sorted(files.items())},
+        }
+        data = json.dumps(header, indent=1, allow_nan=False).encode()
+        self.files.put(f"{self.prefix}/{GROUP}", data)
+        self.sealed = Ref(self.owner, self.kind, self.name, self.digest, self.attempt, hashlib.sha256(data).hexdigest())
+        self.files.delete_tree(f"{self.prefix}/{RECEIPTS}")
+        for leftover in WORKING:
+            self.files.delete(f"{self.prefix}/{leftover}")
+        return self.sealed
+
+    def _is_done(self, name: str, shard: int) -> bool:
+        receipt = self._receipts.get((name, shard))
+        if receipt is None:
+            return False
+        spec = self._arrays[name]
+        start, stop = spec.shard_range(shard)
+        size = self.files.size(f"{self.prefix}/{name}/{spec.key(shard)}")
+        return bool(receipt["rows"] == stop - start and receipt["bytes"] == size)
+
+    def _load_receipts(self) -> None:
+        for child in self.files.children(f"{self.prefix}/{RECEIPTS}"):
+            with contextlib.suppress(ValueError, KeyError, FileNotFoundError):  # a torn receipt is no receipt
+                receipt = json.loads(self.files.get(f"{self.prefix}/{RECEIPTS}/{child}"))
+                self._receipts[str(receipt["array"]), int(receipt["shard"])] = receipt
+
+
+def begin(
+    files: Files,
+    *,
+    owner: str,
+    kind: str,
+    name: str,
+    digest: str,
+    spec: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    engine: Mapping[str, Any] | None = None,
+) -> GroupWriter:
+    """Start an attempt at a group, or go on with one whose writer died.
+
+    An unsealed attempt is adopted when its lock is free and its engine is the same; a sealed one that was never
+    committed is returned as it is, `sealed` set.
+    """
+    engine = dict(engine or {})
+    folder = group_folder(owner, kind, digest)
+    fields: dict[str, Any] = {
+        "files": files, "owner": owner, "kind": kind, "name": name, "digest": digest,
+        "spec": spec, "inputs": inputs, "engine": engine,
+    }  # fmt: skip
+    for child in files.children(folder):
+        attempt = child.rstrip("/")
+        found = _adopt(files, f"{folder}/{attempt}", attempt, fields)
+        if found is not None:
+            return found
+    attempt = secrets.token_hex(6)
+    writer = GroupWriter(attempt=attempt, **fields)
+    writer._lock = files.lock(f"{writer.prefix}/{LOCK}")
+    note = {"format": FORMAT, "kind": kind, "digest": digest, "engine": engine}
+    files.put(f"{writer.prefix}/{ATTEMPT}", json.dumps(note).encode())
+    return writer
+
+
+def _adopt(files: Files, prefix: str, attempt: str, fields: dict[str, Any]) -> GroupWriter | None:
+    engine = fields["engine"]
+    if (sealed := _sealed(files, prefix, engine)) is not None:
+        ref = Ref(fields["owner"], fields["kind"], fields["name"], fields["digest"], attempt, sealed)
+        return GroupWriter(attempt=attempt, sealed=ref, resumed=True, **fields)
+    try:
+        note = json.loads(files.get(f"{prefix}/{ATTEMPT}"))
+        check_format(note["format"], where=f"{files.uri}/{prefix}", writing=True)
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if note.get("engine") != engine:
+        return None
+    lock = files.lock(f"{prefix}/{LOCK}")
+    if lock is None:
+        return None
+    if files.size(f"{prefix}/{GROUP}") is not None or files.size(f"{prefix}/{ATTEMPT}") is None:
+        lock.release()  # its writer sealed it, or gc removed it, between the look and the lock
+        return None
+    writer = GroupWriter(attempt=attempt, resumed=True, **fields)
+    writer._lock = lock
+    writer._load_receipts()
+    return writer
+
+
+def _sealed(files: Files, prefix: str, engine: Mapping[str, Any]) -> str | None:
+    """Return the sha256 of a sealed attempt's header if all its files are there in full."""
+    try:
+        data = files.get(f"{prefix}/{GROUP}")
+        header = json.loads(data)
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = all(files.size(f"{prefix}/{name}") == size for name, (size, _) in header["files"].items())
+    return hashlib.sha256(data).hexdigest() if whole and header["engine"] == engine else None

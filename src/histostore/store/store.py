@@ -1,0 +1,178 @@
+"""The Store: a folder (or bucket) of slides, opened by path."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histostore.errors import ConflictError, CorruptionError, FormatError, NotFoundError, near
+from histostore.ids import check_name, check_slug
+from histostore.schema.kinds import FORMAT, check_format
+from histostore.specs import digest_of
+from histostore.store.files import LocalFiles
+from histostore.store.manifest import Commit, Manifest, Ref, commit, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from histostore.store.files import Files
+    from histostore.store.groups import Group, GroupWriter
+
+HEADER = "STORE.json"
+STORE_LEVEL = ("@heads", "@indexes")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open store. Holds no lock and no snapshot: each read of a manifest sees the newest commit."""
+
+    files: Files
+    name: str
+    uuid: str
+    format: str
+
+    @property
+    def uri(self) -> str:
+        """Where it lies."""
+        return self.files.uri
+
+    def slides(self) -> list[str]:
+        """Return the ids of the slides that are there, sorted."""
+        return [s for s in self._owners() if not s.startswith("@") and not self.manifest(s).deleted]
+
+    def _owners(self) -> list[str]:
+        return [name[:-1] for name in self.files.children("manifests") if name.endswith("/")]
+
+    def manifest(self, owner: str, number: int | None = None) -> Manifest:
+        """Return a slide's newest manifest (the empty one where there is none), or an older one by number."""
+        return read_manifest(self.files, owner, number)
+
+    def slide(self, slide: str) -> Manifest:
+        """Return a slide's newest manifest.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such slide; near names are suggested.
+        """
+        found = self.manifest(check_slug(slide, "slide id"))
+        if found.deleted or not found.number:
+            raise NotFoundError(f"no slide '{slide}' in {self.uri}{near(slide, self.slides())}")
+        return found
+
+    def group(self, ref: Ref) -> Group:
+        """Open a group for reading."""
+        from histostore.store.groups import Group  # brings numpy, which `info` does without
+
+        return Group.open(self.files, ref)
+
+    def header(self, ref: Ref) -> dict[str, Any]:
+        """Return a group's GROUP.json without opening its arrays (and without numpy)."""
+        try:
+            header: dict[str, Any] = json.loads(self.files.get(f"{ref.prefix}/GROUP.json"))
+        except (FileNotFoundError, ValueError) as error:
+            raise CorruptionError(f"{self.uri}/{ref.prefix}/GROUP.json is missing or damaged; run verify") from error
+        return header
+
+    def begin(
+        self,
+        owner: str,
+        kind: str,
+        name: str,
+        *,
+        spec: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        engine: Mapping[str, Any] | None = None,
+    ) -> GroupWriter:
+        """Start, or go on with, the group that `spec` and `inputs` define."""
+        from histostore.store.groups import begin
+
+        check_format(self.format, where=self.uri, writing=True)
+        if owner not in STORE_LEVEL:
+            check_slug(owner, "slide id")
+        check_name(name, f"{kind} name")
+        return begin(
+            self.files, owner=owner, kind=kind, name=name, digest=self.digest(kind, spec=spec, inputs=inputs),
+            spec=spec, inputs=inputs, engine=engine,
+        )  # fmt: skip
+
+    @staticmethod
+    def digest(kind: str, *, spec: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+        """Return what a group is: the digest of its kind, spec and inputs."""
+        return digest_of({"kind": kind, "spec": dict(spec), "inputs": dict(inputs)})
+
+    def committed(
+        self, owner: str, kind: str, name: str, *, spec: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> Ref | None:
+        """Return the group of that name if it is there already with this spec and these inputs."""
+        ref = self.manifest(owner).get(kind, name)
+        return ref if ref is not None and ref.digest == self.digest(kind, spec=spec, inputs=inputs) else None
+
+    def commit(
+        self,
+        owner: str,
+        refs: Sequence[Ref],
+        *,
+        replace: bool = False,
+        expect: Mapping[str, str | None] | None = None,
+        remove: Sequence[str] = (),
+    ) -> Commit:
+        """Make sealed groups visible. See `histostore.store.manifest.commit`."""
+        check_format(self.format, where=self.uri, writing=True)
+        return commit(self.files, owner, list(refs), replace=replace, expect=expect, remove=tuple(remove))
+
+    def delete_slide(self, slide: str) -> None:
+        """Hide a slide by a tombstone; its bytes stay until ``gc --erase``."""
+        self.slide(slide)
+        commit(self.files, slide, [], delete=True)
+
+
+def create_store(path: str | Path, *, name: str | None = None) -> Store:
+    """Make an empty store.
+
+    Raises
+    ------
+    ConflictError
+        There is a store already, or the folder holds something else.
+    StorageError
+        The folder cannot be written, or its file system cannot publish safely.
+    """
+    root = Path(path)
+    name = check_slug(name or root.name, "store name")
+    if (root / HEADER).exists():
+        raise ConflictError(f"{root} is a store already; open it, or choose another folder")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ConflictError(f"{root} is not an empty folder; choose another one")
+    files = LocalFiles(root, make=True)
+    files.probe_publish()
+    header = {"format": FORMAT, "name": name, "uuid": secrets.token_hex(16)}
+    if not files.put_new(HEADER, json.dumps(header, indent=1).encode()):
+        raise ConflictError(f"{root} was made a store by another process meanwhile")
+    return Store(files, name, header["uuid"], FORMAT)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store for reading and writing.
+
+    Raises
+    ------
+    NotFoundError
+        There is no store at `path`.
+    FormatError
+        It is of a newer major format.
+    """
+    files = LocalFiles(path)
+    try:
+        data = files.get(HEADER)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"no store at {path} (no {HEADER}); make one with `histostore init {path}`") from None
+    try:
+        header = json.loads(data)
+        name, uuid, written = str(header["name"]), str(header["uuid"]), str(header["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}/{HEADER} is damaged ({error})") from error
+    check_format(written, where=str(path))
+    return Store(files, name, uuid, written)
