@@ -25,6 +25,8 @@ GROUP = "GROUP.json"
 ATTEMPT = "ATTEMPT.json"
 RECEIPTS = "receipts"
 LOCK = "LOCK"
+TREE = "zarr"
+"""The Zarr hierarchy lies in a folder of its own, so that plain zarr meets nothing else in it."""
 WORKING = (ATTEMPT, LOCK)
 """Files that a sealed group no longer needs."""
 
@@ -73,15 +75,15 @@ class Group:
     @property
     def path(self) -> str:
         """Where plain zarr opens it."""
-        return f"{self.files.uri}/{self.ref.prefix}"
+        return f"{self.files.uri}/{self.ref.prefix}/{TREE}"
 
     def has(self, name: str) -> bool:
         """Whether the group holds an array of that name."""
-        return f"{name}/zarr.json" in self.header["files"]
+        return f"{TREE}/{name}/zarr.json" in self.header["files"]
 
     def array(self, name: str) -> ArrayReader:
         """Open one array."""
-        return ArrayReader.open(self.files, f"{self.ref.prefix}/{name}")
+        return ArrayReader.open(self.files, f"{self.ref.prefix}/{TREE}/{name}")
 
     def read(self, name: str) -> NDArray[Any]:
         """Return one array whole."""
@@ -92,7 +94,7 @@ class Group:
         size, sha256 = self.header["files"][name]
         data = self.files.get(f"{self.ref.prefix}/{name}")
         if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
-            raise CorruptionError(f"{self.path}/{name} differs from what was committed; run `histostore verify`")
+            raise CorruptionError(f"{self.files.uri}/{self.ref.prefix}/{name} differs from what was committed; run `histostore verify`")
         return data
 
 
@@ -137,7 +139,7 @@ class GroupWriter:
     def create(self, name: str, spec: ArraySpec) -> None:
         """Declare an array that will be written shard by shard."""
         self._arrays[name] = spec
-        self.put_file(f"{name}/zarr.json", spec.to_zarr_json())
+        self.put_file(f"{TREE}/{name}/zarr.json", spec.to_zarr_json())
 
     def pending(self, name: str) -> list[int]:
         """Return the shards of an array that have no valid receipt."""
@@ -167,7 +169,7 @@ class GroupWriter:
         sha = hashlib.sha256()
         for part in parts:
             sha.update(part)
-        key = f"{name}/{spec.key(shard)}"
+        key = f"{TREE}/{name}/{spec.key(shard)}"
         self.files.put(f"{self.prefix}/{key}", *parts)
         receipt = {
             "array": name,
@@ -198,10 +200,10 @@ class GroupWriter:
     ) -> None:
         """Write a small array as one chunk in one file."""
         spec = small_array(values, dims=dims, attrs=attrs or {})
-        self.put_file(f"{name}/zarr.json", spec.to_zarr_json())
+        self.put_file(f"{TREE}/{name}/zarr.json", spec.to_zarr_json())
         for shard in range(spec.n_shards):
             parts = encode_shard(spec, [spec.pipeline.encode(c) for c in chunk_rows(spec, values)])
-            self.put_file(f"{name}/{spec.key(shard)}", b"".join(parts))
+            self.put_file(f"{TREE}/{name}/{spec.key(shard)}", b"".join(parts))
 
     def put_node(self, name: str, attrs: Mapping[str, Any]) -> None:
         """Write the ``zarr.json`` of a (sub)group; an empty name is the group itself."""
@@ -210,7 +212,7 @@ class GroupWriter:
             kind = NEWEST[self.kind]
             about["histostore"] = {"kind": self.kind, "version": kind.version, "digest": self.digest}
         node = {"zarr_format": 3, "node_type": "group", "attributes": about}
-        self.put_file(f"{name}/zarr.json" if name else "zarr.json", json.dumps(node, indent=1).encode())
+        self.put_file(f"{TREE}/{name}/zarr.json" if name else f"{TREE}/zarr.json", json.dumps(node, indent=1).encode())
 
     def put_file(self, name: str, data: bytes) -> None:
         """Write a plain file of the group."""
@@ -232,14 +234,14 @@ class GroupWriter:
                 raise UsageError(f"cannot seal {self.kind} of '{self.owner}': {name} lacks shards {missing[:5]}")
         kind = NEWEST[self.kind]
         for name in kind.arrays:
-            if f"{name}/zarr.json" not in self._files:
+            if f"{TREE}/{name}/zarr.json" not in self._files:
                 raise UsageError(f"cannot seal {self.kind} of '{self.owner}': it must have an array '{name}'")
-        if "zarr.json" not in self._files:
+        if f"{TREE}/zarr.json" not in self._files:
             self.put_node("", {})
         files = dict(self._files)
         for (name, shard), receipt in self._receipts.items():
             if name in self._arrays:
-                files[f"{name}/{self._arrays[name].key(shard)}"] = (receipt["bytes"], receipt["sha256"])
+                files[f"{TREE}/{name}/{self._arrays[name].key(shard)}"] = (receipt["bytes"], receipt["sha256"])
         header = {
             "format": FORMAT,
             "kind": self.kind,
@@ -267,7 +269,7 @@ class GroupWriter:
             return False
         spec = self._arrays[name]
         start, stop = spec.shard_range(shard)
-        size = self.files.size(f"{self.prefix}/{name}/{spec.key(shard)}")
+        size = self.files.size(f"{self.prefix}/{TREE}/{name}/{spec.key(shard)}")
         return bool(receipt["rows"] == stop - start and receipt["bytes"] == size)
 
     def _load_receipts(self) -> None:

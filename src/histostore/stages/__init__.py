@@ -1,0 +1,1 @@
+"""The stages: functions of (store, spec) that read groups upstream, write one and commit last."""
