@@ -1,5 +1,85 @@
-"""histostore: a streaming feature store and embedding database for spatial histology."""
+"""histostore: a streaming feature store and embedding database for spatial histology.
+
+>>> import histostore as hs
+>>> store = hs.open("stores/her2st")                                      # doctest: +SKIP
+>>> hs.pp.tile(store, hs.TileSpec.at_spots(px=224), slides=["C2"])        # doctest: +SKIP
+>>> hs.tl.embed(store, "efficientnet_lite0")                              # doctest: +SKIP
+>>> adata = store.view(backbone="efficientnet_lite0").to_adata()          # doctest: +SKIP
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from histostore._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from histostore import get, heads, io, pl, pp, tl
+    from histostore.errors import HistostoreError
+    from histostore.face import Store, create, open
+    from histostore.specs import (
+        EmbeddingSpec,
+        FeatureSpec,
+        GroupKFold,
+        LeaveOneOut,
+        MaskSpec,
+        PanelSpec,
+        PixelSpec,
+        SplitSpec,
+        TileSpec,
+    )
+
+_HOMES = {
+    "Store": "face",
+    "create": "face",
+    "open": "face",
+    "HistostoreError": "errors",
+    "EmbeddingSpec": "specs",
+    "FeatureSpec": "specs",
+    "GroupKFold": "specs",
+    "LeaveOneOut": "specs",
+    "MaskSpec": "specs",
+    "PanelSpec": "specs",
+    "PixelSpec": "specs",
+    "SplitSpec": "specs",
+    "TileSpec": "specs",
+}
+_MODULES = ("get", "heads", "io", "pl", "pp", "tl")
+
+__all__ = [
+    "EmbeddingSpec",
+    "FeatureSpec",
+    "GroupKFold",
+    "HistostoreError",
+    "LeaveOneOut",
+    "MaskSpec",
+    "PanelSpec",
+    "PixelSpec",
+    "SplitSpec",
+    "Store",
+    "TileSpec",
+    "__version__",
+    "create",
+    "get",
+    "heads",
+    "io",
+    "open",
+    "pl",
+    "pp",
+    "tl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"histostore.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"histostore.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'histostore' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

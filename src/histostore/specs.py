@@ -409,3 +409,13 @@ class HeadSpec(SpecBase):
     min_counts: int = 0
     """Rows with fewer counts are not trained or scored on (counted in the report)."""
     seed: int = 0
+
+
+def LeaveOneOut(by: str = "patient", **options: Any) -> SplitSpec:
+    """Return the split that holds out one value of an obs column at a time."""
+    return SplitSpec(rule="leave-one-out", by=by, **options)
+
+
+def GroupKFold(by: str, n: int = 5, **options: Any) -> SplitSpec:
+    """Return the split in `n` folds, the rows of one value of an obs column always together."""
+    return SplitSpec(rule="group-kfold", by=by, n=n, **options)

@@ -1,8 +1,8 @@
 """``where`` filters: a small, closed language over columns, parsed and never evaluated as code.
 
-``patient != 'C' and (cluster in ['2', '3'] or not in_tissue)``: comparisons (chained too), ``in`` and ``not in`` a list,
-``and``, ``or``, ``not``, parentheses, numbers, quoted text, true/false, and column names. A name with spaces or dots is
-written in backquotes.
+``patient != 'C' and (cluster in ['2', '3'] or not in_tissue)``: comparisons (chained too), ``in`` and ``not in`` a
+list, ``and``, ``or``, ``not``, parentheses, numbers, quoted text, true/false, and column names. A name with spaces or
+dots is written in backquotes.
 """
 
 from __future__ import annotations

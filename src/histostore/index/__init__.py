@@ -1,0 +1,1 @@
+"""Indexes over embeddings: which rows are nearest to a query."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import google_crc32c
 import imagecodecs
 import numpy as np
 
-from histostore.errors import CorruptionError, FormatError
+from histostore.errors import CorruptionError, FormatError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 ALLOWED = ("bytes", "imagecodecs_jpeg", "vlen-utf8", "zstd", "gzip", "crc32c", "sharding_indexed")
 CRC_BYTES = 4
+MAX_STRINGS = 1 << 28
+"""Most bytes that a chunk of strings may decode to."""
 
 
 def crc32c(data: bytes | memoryview) -> int:
@@ -51,8 +54,17 @@ class Pipeline:
             name = str(codec.get("name"))
             if name not in ALLOWED:
                 raise FormatError(f"{where}: codec '{name}' is not allowed here (only {', '.join(ALLOWED)})")
-            steps.append((name, tuple(sorted((codec.get("configuration") or {}).items()))))
+            options = dict(codec.get("configuration") or {})
+            if name == "bytes" and options.get("endian", "little") != "little":
+                raise FormatError(f"{where}: bytes are {options['endian']}-endian; histostore reads little-endian")
+            steps.append((name, tuple(sorted(options.items()))))
         return cls(tuple(steps))
+
+    def fits(self, dtype: str) -> bool:
+        """Whether the codecs are in an order that makes sense for a type, and end in a checksum."""
+        first = {"string": ["vlen-utf8"], "uint8": ["bytes", "imagecodecs_jpeg"]}.get(dtype, ["bytes"])
+        names = [n for n, _ in self.steps]
+        return bool(names) and names[0] in first and names[-1] == "crc32c" and {*names[1:-1]} <= {"zstd", "gzip"}
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the codecs as a ``zarr.json`` lists them."""
@@ -63,24 +75,32 @@ class Pipeline:
         """Whether a chunk is its bytes followed by their checksum: it can be memory-mapped."""
         return [n for n, _ in self.steps] == ["bytes", "crc32c"]
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
-        """Return the bytes of one chunk."""
+    def encode(self, chunk: NDArray[Any] | Sequence[str]) -> bytes:
+        """Return the bytes of one chunk.
+
+        Raises
+        ------
+        UsageError
+            A string array was given something that is no text.
+        """
         data: bytes = b""
         for name, options in self.steps:
             config = dict(options)
-            if name == "bytes":
-                data = np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<")).tobytes()
-            elif name == "imagecodecs_jpeg":
-                image = chunk.reshape(chunk.shape[-3:])
-                data = bytes(imagecodecs.jpeg_encode(image, level=config["level"], subsampling=config["subsampling"]))
-            elif name == "vlen-utf8":
-                data = _encode_strings([str(s) for s in chunk])
+            if name == "vlen-utf8":
+                data = _encode_strings(chunk)
             elif name == "zstd":
                 data = bytes(imagecodecs.zstd_encode(data, level=config.get("level", 1)))
             elif name == "gzip":
                 data = gzip.compress(data, config.get("level", 5), mtime=0)
             elif name == "crc32c":
                 data += struct.pack("<I", crc32c(data))
+            elif not isinstance(chunk, np.ndarray):
+                raise UsageError(f"codec '{name}' takes numbers, got {type(chunk).__name__}")
+            elif name == "bytes":
+                data = np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<")).tobytes()
+            elif name == "imagecodecs_jpeg":
+                image = chunk.reshape(chunk.shape[-3:])
+                data = bytes(imagecodecs.jpeg_encode(image, level=config["level"], subsampling=config["subsampling"]))
         return data
 
     def decode(self, data: bytes | memoryview, *, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Any:
@@ -91,17 +111,16 @@ class Pipeline:
         CorruptionError
             The checksum differs, or the bytes do not decode to `shape`.
         """
-        for name, options in reversed(self.steps):
+        for name, _ in reversed(self.steps):
             if name == "crc32c":
                 data = _checked(data, where)
             elif name == "zstd":
-                data = _bounded_zstd(data, shape, dtype, where)
+                data = _bounded_zstd(data, _limit(shape, dtype), where)
             elif name == "gzip":
-                data = gzip.decompress(data)
+                data = _bounded_gzip(data, _limit(shape, dtype), where)
             elif name == "vlen-utf8":
-                return _decode_strings(data, where)
+                return _decode_strings(data, shape[0], where)
             elif name == "imagecodecs_jpeg":
-                del options
                 return _decode_jpeg(data, shape, where)
         expected = int(np.prod(shape)) * dtype.itemsize
         if len(data) != expected:
@@ -128,42 +147,65 @@ def _checked(data: bytes | memoryview, where: str) -> memoryview:
     return view[:-CRC_BYTES]
 
 
-def _bounded_zstd(data: bytes | memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> bytes:
-    """Decode, never making more bytes than the chunk can hold (strings: 256 MiB)."""
-    limit = int(np.prod(shape)) * dtype.itemsize if dtype.kind != "O" else 1 << 28
+def _limit(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Return the most bytes a chunk may decode to."""
+    return int(np.prod(shape)) * dtype.itemsize if dtype.kind != "O" else MAX_STRINGS
+
+
+def _bounded_zstd(data: bytes | memoryview, limit: int, where: str) -> bytes:
+    """Decode, never making more bytes than the chunk can hold."""
     try:
         return bytes(imagecodecs.zstd_decode(bytes(data), out=limit))
     except (imagecodecs.ZstdError, ValueError, RuntimeError) as error:
         raise CorruptionError(f"{where}: zstd chunk does not decode into {limit} bytes ({error})") from error
 
 
-def _decode_jpeg(data: bytes | memoryview, shape: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+def _bounded_gzip(data: bytes | memoryview, limit: int, where: str) -> bytes:
+    decoder = zlib.decompressobj(wbits=31)
     try:
-        image: NDArray[np.uint8] = imagecodecs.jpeg_decode(bytes(data))
+        out = decoder.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise CorruptionError(f"{where}: gzip chunk does not decode ({error})") from error
+    if len(out) > limit or not decoder.eof or decoder.unused_data:
+        raise CorruptionError(f"{where}: gzip chunk does not decode into {limit} bytes; run `histostore verify`")
+    return out
+
+
+def _decode_jpeg(data: bytes | memoryview, shape: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+    image: NDArray[np.uint8] = np.empty(shape[-3:], np.uint8)  # given, so that a huge image is refused by its header
+    try:
+        imagecodecs.jpeg_decode(bytes(data), out=image)
     except (imagecodecs.JpegError, ValueError, RuntimeError) as error:
-        raise CorruptionError(f"{where}: JPEG chunk does not decode ({error})") from error
-    if image.shape != shape[-3:]:
-        raise CorruptionError(f"{where}: JPEG chunk is {image.shape}, the array says {shape[-3:]}")
+        raise CorruptionError(f"{where}: JPEG chunk does not decode into {shape[-3:]} ({error})") from error
     return image.reshape(shape)
 
 
-def _encode_strings(strings: Sequence[str]) -> bytes:
-    encoded = [s.encode() for s in strings]
-    return b"".join([struct.pack("<I", len(encoded)), *(struct.pack("<I", len(e)) + e for e in encoded)])
+def _encode_strings(strings: NDArray[Any] | Sequence[str]) -> bytes:
+    parts = [struct.pack("<I", len(strings))]
+    for text in strings:
+        if not isinstance(text, str):
+            raise UsageError(f"an array of strings was given {text!r} ({type(text).__name__}); make it text first")
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{text!r} is not valid Unicode text ({error.reason})") from None
+        parts += (struct.pack("<I", len(encoded)), encoded)
+    return b"".join(parts)
 
 
-def _decode_strings(data: bytes | memoryview, where: str) -> list[str]:
-    view = memoryview(data)
+def _decode_strings(data: bytes | memoryview, expected: int, where: str) -> list[str]:
+    view = bytes(data)
     try:
         (count,) = struct.unpack_from("<I", view, 0)
+        if count != expected:
+            raise CorruptionError(f"{where}: a chunk holds {count} strings instead of {expected}; run verify")
         out, at = [], 4
         for _ in range(count):
             (length,) = struct.unpack_from("<I", view, at)
-            text = bytes(view[at + 4 : at + 4 + length])
-            if len(text) != length:
-                raise CorruptionError(f"{where}: a string ends early; run `histostore verify`")
-            out.append(text.decode())
             at += 4 + length
+            out.append(view[at - length : at].decode())
     except (struct.error, UnicodeDecodeError) as error:
         raise CorruptionError(f"{where}: strings do not decode ({error})") from error
+    if at != len(view):
+        raise CorruptionError(f"{where}: strings end at byte {at} of {len(view)}; run `histostore verify`")
     return out

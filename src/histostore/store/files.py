@@ -71,8 +71,11 @@ class Files(Protocol):
         """Return the names directly below a folder, sorted; folders end with ``/``. Empty where there is none."""
         ...
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, int, float]]:
-        """Yield (key, bytes, mtime) of every file below a folder, leftovers of killed writers too."""
+    def walk(self, prefix: str, *, recurse: bool = True) -> Iterator[tuple[str, int, float]]:
+        """Yield (key, bytes, mtime) of every file below a folder, leftovers of killed writers too.
+
+        An empty prefix is the store itself.
+        """
         ...
 
     def delete(self, key: str) -> None:
@@ -85,6 +88,10 @@ class Files(Protocol):
 
     def lock(self, key: str) -> Lock | None:
         """Take a lock that dies with the process; None when another process holds it."""
+        ...
+
+    def locked(self, key: str) -> bool:
+        """Whether someone holds a lock; looks, and makes no file."""
         ...
 
 
@@ -100,7 +107,7 @@ class LocalFiles:
         self.uri = str(self.root)
         if make:
             with _told(self.root):
-                self.root.mkdir(parents=True, exist_ok=True)
+                _make_folder(self.root)
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
@@ -169,14 +176,14 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+    def walk(self, prefix: str, *, recurse: bool = True) -> Iterator[tuple[str, int, float]]:
         """Yield (key, bytes, mtime) of every file below a folder."""
-        for folder, folders, names in self._path(prefix).walk():
-            folders.sort()
+        for folder, folders, names in (self._path(prefix) if prefix else self.root).walk():
+            folders[:] = sorted(folders) if recurse else []
             for name in sorted(names):
                 path = folder / name
                 try:
-                    stat = path.stat()
+                    stat = path.lstat()
                 except FileNotFoundError:
                     continue  # a writer beside us renamed it meanwhile
                 yield path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime
@@ -188,22 +195,23 @@ class LocalFiles:
             path.unlink(missing_ok=True)
 
     def delete_tree(self, prefix: str) -> None:
-        """Remove everything below a folder, and it."""
+        """Remove everything below a folder, and it; a folder into which another process just wrote stays."""
         path = self._path(prefix)
         with _told(path):
-            for folder, folders, names in path.walk(top_down=False):
+            for folder, _, names in path.walk(top_down=False):
                 for name in names:
                     (folder / name).unlink(missing_ok=True)
-                for name in folders:
-                    (folder / name).rmdir()
-            if path.exists():
-                path.rmdir()
+                try:
+                    folder.rmdir()
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                        raise
 
     def lock(self, key: str) -> Lock | None:
         """Take an flock on a file of that name; it dies with the process."""
         path = self._path(key)
         with _told(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,6 +219,20 @@ class LocalFiles:
             os.close(fd)
             return None
         return _FileLock(fd)
+
+    def locked(self, key: str) -> bool:
+        """Whether someone holds a lock."""
+        try:
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def probe_publish(self) -> str:
         """Return how `put_new` works here (``link`` or ``renameat2``), tried with real files.
@@ -250,8 +272,19 @@ class _FileLock:
         self.release()
 
 
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it, each durable in the one it lies in."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _fsync_dir(folder.parent)
+
+
 def _write_beside(path: Path, parts: tuple[Buffer, ...]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.parent / f"{PARTIAL}{secrets.token_hex(8)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
@@ -292,7 +325,6 @@ def _publish(temporary: Path, path: Path) -> bool:
     if code == errno.EEXIST:
         return False
     raise StorageError(
-        code,
         f"{path.parent}: this file system ({_filesystem_of(path.parent)}) offers neither hard links nor "
         "renameat2(RENAME_NOREPLACE), so commits could be lost; put the store on another one",
     )

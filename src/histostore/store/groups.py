@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from histostore.errors import CorruptionError, UsageError
-from histostore.schema.kinds import FORMAT, NEWEST, check_format, kind_of
+from histostore.errors import CorruptionError, FormatError, NotFoundError, UsageError
+from histostore.schema.kinds import FORMAT, NEWEST, kind_of
 from histostore.store.arrays import ArrayReader, ArraySpec, chunk_rows, encode_shard, small_array
-from histostore.store.manifest import Ref, group_folder
+from histostore.store.manifest import GROUP, Ref, checked_json, group_folder, read_header, with_check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from histostore.store.files import Files, Lock
 
-GROUP = "GROUP.json"
 ATTEMPT = "ATTEMPT.json"
 RECEIPTS = "receipts"
 LOCK = "LOCK"
@@ -29,6 +27,8 @@ TREE = "zarr"
 """The Zarr hierarchy lies in a folder of its own, so that plain zarr meets nothing else in it."""
 WORKING = (ATTEMPT, LOCK)
 """Files that a sealed group no longer needs."""
+DAMAGED = "DAMAGED"
+"""Marks an attempt that was found damaged and put aside: it is never adopted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,7 @@ class Group:
         FormatError
             It is of a kind or version that this package does not know.
         """
-        key = f"{ref.prefix}/{GROUP}"
-        try:
-            data = files.get(key)
-        except FileNotFoundError:
-            raise CorruptionError(f"{files.uri}/{key} is missing; run `histostore verify`") from None
-        if hashlib.sha256(data).hexdigest() != ref.sha256:
-            raise CorruptionError(f"{files.uri}/{key} differs from what was committed; run `histostore verify`")
-        header = json.loads(data)
+        header = read_header(files, ref)
         kind_of(header["kind"], header["version"])
         return cls(files, ref, header)
 
@@ -83,7 +76,8 @@ class Group:
 
     def array(self, name: str) -> ArrayReader:
         """Open one array."""
-        return ArrayReader.open(self.files, f"{self.ref.prefix}/{TREE}/{name}")
+        document = self.bytes(f"{TREE}/{name}/zarr.json")
+        return ArrayReader.open(self.files, f"{self.ref.prefix}/{TREE}/{name}", document=document)
 
     def read(self, name: str) -> NDArray[Any]:
         """Return one array whole."""
@@ -91,10 +85,16 @@ class Group:
 
     def bytes(self, name: str) -> bytes:
         """Return a plain file of the group, checked against its sha256."""
+        where = f"{self.files.uri}/{self.ref.prefix}/{name}"
+        if name not in self.header["files"]:
+            raise NotFoundError(f"{where}: the group has no such file")
         size, sha256 = self.header["files"][name]
-        data = self.files.get(f"{self.ref.prefix}/{name}")
+        try:
+            data = self.files.get(f"{self.ref.prefix}/{name}")
+        except FileNotFoundError:
+            raise CorruptionError(f"{where} is missing; run `histostore verify`") from None
         if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
-            raise CorruptionError(f"{self.files.uri}/{self.ref.prefix}/{name} differs from what was committed; run `histostore verify`")
+            raise CorruptionError(f"{where} differs from what was committed; run `histostore verify`")
         return data
 
 
@@ -128,6 +128,10 @@ class GroupWriter:
         """The attempt's folder below the store."""
         return f"{group_folder(self.owner, self.kind, self.digest)}/{self.attempt}"
 
+    def array_prefix(self, name: str) -> str:
+        """Return where an array lies: for the writer itself, to read back what it has finished."""
+        return f"{self.prefix}/{TREE}/{name}"
+
     def __enter__(self) -> Self:
         return self
 
@@ -139,7 +143,12 @@ class GroupWriter:
     def create(self, name: str, spec: ArraySpec) -> None:
         """Declare an array that will be written shard by shard."""
         self._arrays[name] = spec
-        self.put_file(f"{TREE}/{name}/zarr.json", spec.to_zarr_json())
+        key, document = f"{TREE}/{name}/zarr.json", spec.to_zarr_json()
+        if self.resumed and self._current(key) != document:
+            for _, shard in [k for k in self._receipts if k[0] == name]:  # of another layout: they vouch for nothing
+                del self._receipts[name, shard]
+                self.files.delete(self._receipt_key(name, shard))
+        self.put_file(key, document)
 
     def pending(self, name: str) -> list[int]:
         """Return the shards of an array that have no valid receipt."""
@@ -162,7 +171,7 @@ class GroupWriter:
         """
         spec = self._arrays[name]
         start, stop = spec.shard_range(shard)
-        expected = -(-(stop - start) // spec.chunk_rows)
+        expected = spec.chunks_in(shard)
         if len(chunks) != expected:
             raise UsageError(f"shard {shard} of '{name}' holds {expected} chunks, got {len(chunks)}")
         parts = encode_shard(spec, chunks)
@@ -179,7 +188,7 @@ class GroupWriter:
             "sha256": sha.hexdigest(),
             "note": dict(note or {}),
         }
-        self.files.put(f"{self.prefix}/{RECEIPTS}/{name}.{shard}.json", json.dumps(receipt).encode())
+        self.files.put(self._receipt_key(name, shard), json.dumps(with_check(receipt)).encode())
         self._receipts[name, shard] = receipt
 
     def write_rows(self, name: str, shard: int, rows: NDArray[Any], *, note: Mapping[str, Any] | None = None) -> None:
@@ -222,10 +231,15 @@ class GroupWriter:
     def seal(self, *, rows: int, attrs: Mapping[str, Any] | None = None) -> Ref:
         """Write GROUP.json, after which the attempt is never changed.
 
+        Files that nobody declared (of a writer that was killed) are removed first, so a sealed group holds what its
+        header lists and nothing else.
+
         Raises
         ------
         UsageError
             A shard or an array of the kind is missing.
+        CorruptionError
+            A file that was written is gone or of another size.
         """
         if self.sealed is not None:
             return self.sealed
@@ -242,6 +256,7 @@ class GroupWriter:
         for (name, shard), receipt in self._receipts.items():
             if name in self._arrays:
                 files[f"{TREE}/{name}/{self._arrays[name].key(shard)}"] = (receipt["bytes"], receipt["sha256"])
+        self._tidy({name: size for name, (size, _) in files.items()})
         header = {
             "format": FORMAT,
             "kind": self.kind,
@@ -255,7 +270,7 @@ class GroupWriter:
             "attrs": dict(attrs or {}),
             "files": {k: list(v) for k, v in sorted(files.items())},
         }
-        data = json.dumps(header, indent=1, allow_nan=False).encode()
+        data = json.dumps(with_check(header), indent=1).encode()
         self.files.put(f"{self.prefix}/{GROUP}", data)
         self.sealed = Ref(self.owner, self.kind, self.name, self.digest, self.attempt, hashlib.sha256(data).hexdigest())
         self.files.delete_tree(f"{self.prefix}/{RECEIPTS}")
@@ -272,78 +287,31 @@ class GroupWriter:
         size = self.files.size(f"{self.prefix}/{TREE}/{name}/{spec.key(shard)}")
         return bool(receipt["rows"] == stop - start and receipt["bytes"] == size)
 
+    def _receipt_key(self, name: str, shard: int) -> str:
+        return f"{self.prefix}/{RECEIPTS}/{name.replace('/', '~')}.{shard}.json"
+
+    def _current(self, name: str) -> bytes | None:
+        try:
+            return self.files.get(f"{self.prefix}/{name}")
+        except FileNotFoundError:
+            return None
+
     def _load_receipts(self) -> None:
         for child in self.files.children(f"{self.prefix}/{RECEIPTS}"):
-            with contextlib.suppress(ValueError, KeyError, FileNotFoundError):  # a torn receipt is no receipt
-                receipt = json.loads(self.files.get(f"{self.prefix}/{RECEIPTS}/{child}"))
+            key = f"{self.prefix}/{RECEIPTS}/{child}"
+            with contextlib.suppress(CorruptionError, FormatError, FileNotFoundError):  # a damaged receipt is none
+                receipt = checked_json(self.files.get(key), where=key)
                 self._receipts[str(receipt["array"]), int(receipt["shard"])] = receipt
 
-
-def begin(
-    files: Files,
-    *,
-    owner: str,
-    kind: str,
-    name: str,
-    digest: str,
-    spec: Mapping[str, Any],
-    inputs: Mapping[str, Any],
-    engine: Mapping[str, Any] | None = None,
-) -> GroupWriter:
-    """Start an attempt at a group, or go on with one whose writer died.
-
-    An unsealed attempt is adopted when its lock is free and its engine is the same; a sealed one that was never
-    committed is returned as it is, `sealed` set.
-    """
-    engine = dict(engine or {})
-    folder = group_folder(owner, kind, digest)
-    fields: dict[str, Any] = {
-        "files": files, "owner": owner, "kind": kind, "name": name, "digest": digest,
-        "spec": spec, "inputs": inputs, "engine": engine,
-    }  # fmt: skip
-    for child in files.children(folder):
-        attempt = child.rstrip("/")
-        found = _adopt(files, f"{folder}/{attempt}", attempt, fields)
-        if found is not None:
-            return found
-    attempt = secrets.token_hex(6)
-    writer = GroupWriter(attempt=attempt, **fields)
-    writer._lock = files.lock(f"{writer.prefix}/{LOCK}")
-    note = {"format": FORMAT, "kind": kind, "digest": digest, "engine": engine}
-    files.put(f"{writer.prefix}/{ATTEMPT}", json.dumps(note).encode())
-    return writer
-
-
-def _adopt(files: Files, prefix: str, attempt: str, fields: dict[str, Any]) -> GroupWriter | None:
-    engine = fields["engine"]
-    if (sealed := _sealed(files, prefix, engine)) is not None:
-        ref = Ref(fields["owner"], fields["kind"], fields["name"], fields["digest"], attempt, sealed)
-        return GroupWriter(attempt=attempt, sealed=ref, resumed=True, **fields)
-    try:
-        note = json.loads(files.get(f"{prefix}/{ATTEMPT}"))
-        check_format(note["format"], where=f"{files.uri}/{prefix}", writing=True)
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    if note.get("engine") != engine:
-        return None
-    lock = files.lock(f"{prefix}/{LOCK}")
-    if lock is None:
-        return None
-    if files.size(f"{prefix}/{GROUP}") is not None or files.size(f"{prefix}/{ATTEMPT}") is None:
-        lock.release()  # its writer sealed it, or gc removed it, between the look and the lock
-        return None
-    writer = GroupWriter(attempt=attempt, resumed=True, **fields)
-    writer._lock = lock
-    writer._load_receipts()
-    return writer
-
-
-def _sealed(files: Files, prefix: str, engine: Mapping[str, Any]) -> str | None:
-    """Return the sha256 of a sealed attempt's header if all its files are there in full."""
-    try:
-        data = files.get(f"{prefix}/{GROUP}")
-        header = json.loads(data)
-    except (FileNotFoundError, ValueError):
-        return None
-    whole = all(files.size(f"{prefix}/{name}") == size for name, (size, _) in header["files"].items())
-    return hashlib.sha256(data).hexdigest() if whole and header["engine"] == engine else None
+    def _tidy(self, declared: Mapping[str, int]) -> None:
+        """Hold the attempt's folder against what the header will list."""
+        found = {key[len(self.prefix) + 1 :]: size for key, size, _ in self.files.walk(self.prefix)}
+        for name, size in declared.items():
+            if found.get(name) != size:
+                raise CorruptionError(
+                    f"{self.files.uri}/{self.prefix}/{name} was written with {size} bytes and has {found.get(name)}; "
+                    "run the command again"
+                )
+        for name in found.keys() - declared.keys():
+            if name not in WORKING and not name.startswith(f"{RECEIPTS}/"):
+                self.files.delete(f"{self.prefix}/{name}")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from histostore.store.files import Files
 
+GROUP = "GROUP.json"
+"""A group's header: written last, so a folder without one is no group."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ref:
@@ -58,6 +61,9 @@ class Manifest:
     entries: Mapping[str, Ref]
     deleted: bool = False
     write_id: str = ""
+    """Random; tells a writer its own manifest."""
+    parent_id: str = ""
+    """The `write_id` of the manifest before it."""
     written: str = ""
     """For people; nothing is ordered by it."""
 
@@ -115,10 +121,21 @@ def manifest_folder(owner: str) -> str:
     return f"manifests/{owner}"
 
 
+def manifest_key(owner: str, number: int) -> str:
+    """Return the key of one manifest."""
+    return f"{manifest_folder(owner)}/{number:08d}.json"
+
+
 def numbers(files: Files, owner: str) -> list[int]:
     """Return the numbers of an owner's manifests, in order."""
     names = files.children(manifest_folder(owner))
-    return sorted(int(n[:-5]) for n in names if n.endswith(".json") and n[:-5].isdigit())
+    return sorted(int(n[:-5]) for n in names if is_manifest_name(n))
+
+
+def is_manifest_name(name: str) -> bool:
+    """Whether a file beside manifests is one."""
+    stem = name.removesuffix(".json")
+    return stem != name and stem.isascii() and stem.isdigit() and f"{int(stem):08d}" == stem
 
 
 def read_manifest(files: Files, owner: str, number: int | None = None) -> Manifest:
@@ -136,25 +153,72 @@ def read_manifest(files: Files, owner: str, number: int | None = None) -> Manife
         if not found:
             return Manifest(owner, 0, {})
         number = found[-1]
-    key = f"{manifest_folder(owner)}/{number:08d}.json"
+    key = manifest_key(owner, number)
     where = f"{files.uri}/{key}"
     try:
         data = files.get(key)
     except FileNotFoundError:
         raise NotFoundError(f"{where} is not there") from None
-    try:
-        body = json.loads(data)
-        check = body.pop("check")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptionError(f"{where} is damaged ({error}); run `histostore verify`") from error
+    body = checked_json(data, where=where)
     check_format(body.get("format", "?"), where=where)
-    if check != _check(body) or body["number"] != number or body["owner"] != owner:
-        raise CorruptionError(f"{where}: checksum differs from what was written; run `histostore verify`")
+    if body.get("number") != number or body.get("owner") != owner:
+        raise CorruptionError(f"{where} is manifest {body.get('number')} of '{body.get('owner')}': it was moved here")
     entries = {}
     for entry, (digest, attempt, sha256) in body["entries"].items():
         kind, _, name = entry.partition("/")
         entries[entry] = Ref(owner, kind, name, digest, attempt, sha256)
-    return Manifest(owner, number, entries, bool(body.get("deleted")), body["write_id"], body.get("written", ""))
+    return Manifest(
+        owner, number, entries, bool(body.get("deleted")), body["write_id"], body["parent"], body.get("written", "")
+    )
+
+
+def read_header(files: Files, ref: Ref) -> dict[str, Any]:
+    """Return the GROUP.json of a committed group.
+
+    Raises
+    ------
+    CorruptionError
+        It is missing, or not the one that was committed.
+    """
+    key = f"{ref.prefix}/{GROUP}"
+    try:
+        data = files.get(key)
+    except FileNotFoundError:
+        raise CorruptionError(f"{files.uri}/{key} is missing; run `histostore verify`") from None
+    if hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise CorruptionError(f"{files.uri}/{key} differs from what was committed; run `histostore verify`")
+    header: dict[str, Any] = json.loads(data)
+    header.pop("check", None)  # for attempts that no manifest pins yet
+    return header
+
+
+def with_check(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON document with ``check`` added: the sha256 of the rest."""
+    plain: dict[str, Any] = json.loads(json.dumps(body, allow_nan=False))
+    return {**plain, "check": _check(plain)}
+
+
+def checked_json(data: bytes, *, where: str) -> dict[str, Any]:
+    """Return the document that `with_check` made, without its check.
+
+    Raises
+    ------
+    CorruptionError
+        It is no such document, or its check differs.
+    FormatError
+        Its check differs and it says that it is of a newer format, whose rule may be another one.
+    """
+    try:
+        body: dict[str, Any] = json.loads(data)
+        check = body.pop("check", None)
+        whole = check == _check(body)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptionError(f"{where} is damaged ({error}); run `histostore verify`") from error
+    if not whole:
+        if isinstance(text := body.get("format"), str) and text.replace(".", "", 1).isdecimal():
+            check_format(text, where=where)
+        raise CorruptionError(f"{where}: checksum differs from what was written; run `histostore verify`")
+    return body
 
 
 def commit(
@@ -216,23 +280,49 @@ def commit(
             "format": FORMAT,
             "owner": owner,
             "number": now.number + 1,
-            "parent": now.number,
+            "parent": now.write_id,
             "write_id": write_id,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "entries": {k: [r.digest, r.attempt, r.sha256] for k, r in sorted(entries.items())},
         }
         if delete:
             body["deleted"] = True
-        text = json.dumps({**body, "check": _check(body)}, indent=0).encode()
-        key = f"{manifest_folder(owner)}/{now.number + 1:08d}.json"
-        if files.put_new(key, text) or _is_ours(files, owner, now.number + 1, write_id):
-            done = Manifest(owner, now.number + 1, entries, delete, write_id, body["written"])
-            return Commit(done, tuple(added), tuple(kept))
+        _require_sealed(files, [entries[key] for key in added])
+        text = json.dumps(with_check(body), indent=0).encode()
+        done = Manifest(owner, now.number + 1, entries, delete, write_id, now.write_id, body["written"])
+        key = manifest_key(owner, done.number)
+        if files.put_new(key, text) or _is_ours(files, done):
+            if not _overtaken(files, done):
+                return Commit(done, tuple(added), tuple(kept))
+            files.delete(key)
 
 
-def _is_ours(files: Files, owner: str, number: int, write_id: str) -> bool:
+def _require_sealed(files: Files, refs: list[Ref]) -> None:
+    """Refuse to name a group that gc took for an orphan, because it lay uncommitted for longer than the grace."""
+    for ref in refs:
+        if files.size(f"{ref.prefix}/{GROUP}") is None:
+            raise ConflictError(
+                f"{files.uri}/{ref.prefix} is not there any more (gc removed it before it was committed?); "
+                "run the command again"
+            )
+
+
+def _overtaken(files: Files, done: Manifest) -> bool:
+    """Whether our number was free only because gc had removed it: the manifest after it then names another parent."""
+    if numbers(files, done.owner)[-1] <= done.number:
+        return False
+    try:
+        return read_manifest(files, done.owner, done.number + 1).parent_id != done.write_id
+    except NotFoundError:
+        return True
+
+
+def _is_ours(files: Files, done: Manifest) -> bool:
     """Whether the manifest that won is our own after all (an answer that was lost on the way)."""
-    return read_manifest(files, owner, number).write_id == write_id
+    try:
+        return read_manifest(files, done.owner, done.number).write_id == done.write_id
+    except NotFoundError:  # gc removed it meanwhile: someone else's, and history already
+        return False
 
 
 def _check(body: Mapping[str, Any]) -> str:

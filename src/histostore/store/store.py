@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.errors import ConflictError, CorruptionError, FormatError, NotFoundError, near
+from histostore.errors import ConflictError, FormatError, NotFoundError, StorageError, UsageError, near
 from histostore.ids import check_name, check_slug
-from histostore.schema.kinds import FORMAT, check_format
+from histostore.schema.kinds import FORMAT, NEWEST, check_format
 from histostore.specs import digest_of
 from histostore.store.files import LocalFiles
-from histostore.store.manifest import Commit, Manifest, Ref, commit, read_manifest
+from histostore.store.manifest import (
+    Commit,
+    Manifest,
+    Ref,
+    checked_json,
+    commit,
+    numbers,
+    read_header,
+    read_manifest,
+    with_check,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,10 +51,12 @@ class Store:
 
     def slides(self) -> list[str]:
         """Return the ids of the slides that are there, sorted."""
-        return [s for s in self._owners() if not s.startswith("@") and not self.manifest(s).deleted]
+        return [s for s in self.owners() if not s.startswith("@") and not self.manifest(s).deleted]
 
-    def _owners(self) -> list[str]:
-        return [name[:-1] for name in self.files.children("manifests") if name.endswith("/")]
+    def owners(self) -> list[str]:
+        """Return all that has a manifest, sorted: slides, tombstoned ones too, and ``@heads``, ``@indexes``."""
+        names = [name[:-1] for name in self.files.children("manifests") if name.endswith("/")]
+        return [name for name in names if numbers(self.files, name)]
 
     def manifest(self, owner: str, number: int | None = None) -> Manifest:
         """Return a slide's newest manifest (the empty one where there is none), or an older one by number."""
@@ -70,12 +82,14 @@ class Store:
         return Group.open(self.files, ref)
 
     def header(self, ref: Ref) -> dict[str, Any]:
-        """Return a group's GROUP.json without opening its arrays (and without numpy)."""
-        try:
-            header: dict[str, Any] = json.loads(self.files.get(f"{ref.prefix}/GROUP.json"))
-        except (FileNotFoundError, ValueError) as error:
-            raise CorruptionError(f"{self.uri}/{ref.prefix}/GROUP.json is missing or damaged; run verify") from error
-        return header
+        """Return a group's GROUP.json without opening its arrays (and without numpy).
+
+        Raises
+        ------
+        CorruptionError
+            It is missing, or not the one that was committed.
+        """
+        return read_header(self.files, ref)
 
     def begin(
         self,
@@ -88,11 +102,13 @@ class Store:
         engine: Mapping[str, Any] | None = None,
     ) -> GroupWriter:
         """Start, or go on with, the group that `spec` and `inputs` define."""
-        from histostore.store.groups import begin
+        from histostore.store.attempts import begin
 
         check_format(self.format, where=self.uri, writing=True)
         if owner not in STORE_LEVEL:
             check_slug(owner, "slide id")
+        if kind not in NEWEST or NEWEST[kind].owner != (owner if owner in STORE_LEVEL else "slide"):
+            raise UsageError(f"'{owner}' holds no groups of kind '{kind}'; kinds are {', '.join(NEWEST)}")
         check_name(name, f"{kind} name")
         return begin(
             self.files, owner=owner, kind=kind, name=name, digest=self.digest(kind, spec=spec, inputs=inputs),
@@ -126,6 +142,7 @@ class Store:
 
     def delete_slide(self, slide: str) -> None:
         """Hide a slide by a tombstone; its bytes stay until ``gc --erase``."""
+        check_format(self.format, where=self.uri, writing=True)
         self.slide(slide)
         commit(self.files, slide, [], delete=True)
 
@@ -140,16 +157,19 @@ def create_store(path: str | Path, *, name: str | None = None) -> Store:
     StorageError
         The folder cannot be written, or its file system cannot publish safely.
     """
-    root = Path(path)
+    root = Path(path).absolute()
     name = check_slug(name or root.name, "store name")
-    if (root / HEADER).exists():
-        raise ConflictError(f"{root} is a store already; open it, or choose another folder")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ConflictError(f"{root} is not an empty folder; choose another one")
+    try:
+        if (root / HEADER).exists():
+            raise ConflictError(f"{root} is a store already; open it, or choose another folder")
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise ConflictError(f"{root} is not an empty folder; choose another one")
+    except OSError as error:
+        raise StorageError(f"cannot look at {root}: {error.strerror or error}") from error
     files = LocalFiles(root, make=True)
     files.probe_publish()
     header = {"format": FORMAT, "name": name, "uuid": secrets.token_hex(16)}
-    if not files.put_new(HEADER, json.dumps(header, indent=1).encode()):
+    if not files.put_new(HEADER, json.dumps(with_check(header), indent=1).encode()):
         raise ConflictError(f"{root} was made a store by another process meanwhile")
     return Store(files, name, header["uuid"], FORMAT)
 
@@ -161,18 +181,22 @@ def open_store(path: str | Path) -> Store:
     ------
     NotFoundError
         There is no store at `path`.
+    CorruptionError
+        Its header is damaged.
     FormatError
         It is of a newer major format.
     """
     files = LocalFiles(path)
     try:
         data = files.get(HEADER)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise NotFoundError(f"no store at {path} (no {HEADER}); make one with `histostore init {path}`") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}/{HEADER}: {error.strerror or error}") from error
+    header = checked_json(data, where=f"{path}/{HEADER}")
     try:
-        header = json.loads(data)
         name, uuid, written = str(header["name"]), str(header["uuid"]), str(header["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}/{HEADER} is damaged ({error})") from error
+    except KeyError as error:
+        raise FormatError(f"{path}/{HEADER} lacks {error}: not a store's header") from error
     check_format(written, where=str(path))
     return Store(files, name, uuid, written)

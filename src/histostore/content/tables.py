@@ -152,7 +152,8 @@ def write_labels(store: Store, slide: str, name: str, table: pd.DataFrame, point
     points
         The points group the rows belong to.
     """
-    numeric = [c for c in table.columns if table[c].dtype.kind in "iuf"]
+    measures = {c: _as_measure(table[c]) for c in table.columns}
+    numeric = [c for c in table.columns if measures[c] is not None]
     other = [c for c in table.columns if c not in numeric]
     categories: dict[str, list[str]] = {}
     codes = np.full((len(table), len(other)), -1, dtype=np.int32)
@@ -162,7 +163,7 @@ def write_labels(store: Store, slide: str, name: str, table: pd.DataFrame, point
         names, inverse = np.unique(text[present].to_numpy(dtype=object).astype(str), return_inverse=True)
         codes[present, at] = inverse
         categories[str(column)] = [str(n) for n in names]
-    values = table[numeric].to_numpy(dtype=np.float64) if numeric else np.zeros((len(table), 0))
+    values = np.column_stack([measures[c] for c in numeric]) if numeric else np.zeros((len(table), 0))  # type: ignore[misc]
     spec = {"columns": [str(c) for c in table.columns]}
     flat = [f"{column}={value}" for column, known in categories.items() for value in known]
     inputs = {"points": points.digest, "content": content_digest(values, codes, flat)}
@@ -177,6 +178,20 @@ def write_labels(store: Store, slide: str, name: str, table: pd.DataFrame, point
             writer.put_array("numeric", values, dims=("point", "column"))
             writer.put_array("codes", codes, dims=("point", "column"))
         return writer.seal(rows=len(table), attrs=attrs)
+
+
+def _as_measure(column: pd.Series[Any]) -> NDArray[np.float64] | None:
+    """Return a column as numbers where it measures something: whole numbers in text are names of classes."""
+    if column.dtype.kind in "iuf":
+        return column.to_numpy(dtype=np.float64)
+    present = [str(v) for v in column[column.notna()] if str(v).strip()]
+    try:
+        numbers = [float(v) for v in present]
+    except ValueError:
+        return None
+    if not numbers or all(v.lstrip("+-").isdigit() for v in present):
+        return None
+    return np.array([float(v) if isinstance(v, str) and v.strip() else np.nan for v in column], dtype=np.float64)
 
 
 def read_labels(group: Group) -> dict[str, NDArray[Any]]:

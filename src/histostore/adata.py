@@ -1,0 +1,71 @@
+"""A view as AnnData: what scanpy and squidpy find where they look for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from histostore._version import __version__
+
+if TYPE_CHECKING:
+    from histostore.part import Part
+    from histostore.view import View
+
+_DEFAULT_SPOT_UM = 65.0
+
+
+def build_adata(view: View, *, images: bool, counts: bool) -> ad.AnnData:
+    """Return the rows of a view as one AnnData; see `View.to_adata`."""
+    obs = view.obs()
+    for name in ("slide", "library_id", "patient", "status"):
+        if name in obs:
+            obs[name] = pd.Categorical(obs[name])
+    if "in_tissue" in obs:
+        obs["in_tissue"] = obs["in_tissue"].astype(int) if not obs["in_tissue"].isna().any() else obs["in_tissue"]
+    for name in obs.select_dtypes("object").columns:
+        obs[name] = obs[name].astype("string")
+    matrix, var, unmeasured = None, None, {}
+    if counts:
+        genes = view.counts()
+        matrix, unmeasured = genes.matrix, genes.unmeasured
+        var = pd.DataFrame({"gene_ids": list(genes.ids)}, index=pd.Index(genes.symbols, dtype=object))
+    adata = ad.AnnData(X=matrix, obs=obs, var=var, shape=None if counts else (len(obs), 0))
+    adata.obsm["spatial"] = np.column_stack([view.column("x"), view.column("y")]).astype(np.float64)
+    for backbone in view.backbones:
+        adata.obsm[f"X_{backbone}"] = view.numpy(backbone).astype(np.float32)
+    adata.uns["spatial"] = {p.slide: _spatial(p, image=images) for p in view.parts}
+    adata.uns["histostore"] = {
+        "version": __version__,
+        "left_out": dict(view.report.counts),
+        "unmeasured_genes": unmeasured,
+        "slides": {p.slide: _provenance(p) for p in view.parts},
+    }
+    return adata
+
+
+def _spatial(part: Part, *, image: bool) -> dict[str, Any]:
+    source = part.group(part.manifest.find("source", "image"))
+    mpp = float(part.meta["mpp"])
+    spot_um = part.the_points.spot_um or _DEFAULT_SPOT_UM
+    edge0 = float(part.group(part.tiles).attrs["edge0"]) if part.tiles is not None else spot_um / mpp
+    diameter = spot_um / mpp if part.the_points.assay in ("visium", "st-v1") else edge0
+    thumbnail = source.array("thumbnail")
+    scale = thumbnail.shape[1] / float(source.attrs["width"])
+    return {
+        "images": {"hires": thumbnail.read()} if image else {},
+        "scalefactors": {
+            "tissue_hires_scalef": scale,
+            "spot_diameter_fullres": diameter,
+            "fiducial_diameter_fullres": diameter,
+            "tile_edge_fullres": edge0,
+        },
+        "metadata": {"source_image_path": source.attrs["uri"], "mpp": mpp, "mpp_origin": part.meta["mpp_origin"]},
+    }
+
+
+def _provenance(part: Part) -> dict[str, Any]:
+    refs = [r for r in (part.points, part.tiles, part.expression, *part.embeddings.values()) if r is not None]
+    return {"manifest": part.manifest.number, "groups": {r.key.replace("/", "."): r.digest for r in refs}}

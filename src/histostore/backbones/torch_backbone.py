@@ -1,0 +1,186 @@
+"""A torch network as a backbone: tiles in, embeddings out, the same bytes for the same engine."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from histostore.backbones.networks import VERSIONS
+from histostore.errors import SpecMismatchError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from histostore.specs import BackboneSpec
+
+type Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchBackbone:
+    """A network with its preprocessing, on one device.
+
+    Parameters
+    ----------
+    network
+        Takes ``(b, 3, input_px, input_px)`` float32 and gives ``(b, dim)``; with another pooling than ``model``
+        it has timm's ``forward_features`` and ``num_prefix_tokens``. It is put in eval mode and moved.
+    spec
+        Its identity; `dim`, `input_px`, `mean`, `std`, `interpolation` and `pooling` are acted on.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    threads
+        CPU threads of a forward pass; None keeps torch's number. Set for the calls of `embed` only.
+    precision
+        Of the forward pass: ``auto`` is bfloat16 on a CUDA device that has it, float16 on one that has not, and
+        float32 elsewhere. Preprocessing and results are float32 always.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: BackboneSpec,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        if threads is not None and threads < 1:
+            msg = f"threads is {threads}: give 1 or more"
+            raise UsageError(msg)
+        self.spec = spec
+        self.device = _device(device)
+        self.precision = _precision(precision, self.device)
+        self.threads = threads or torch.get_num_threads()
+        network = network.eval().requires_grad_(False)
+        self._network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        shape = (1, 3, 1, 1)
+        scale = 1.0 / (255.0 * np.asarray(spec.std, np.float64))
+        shift = -np.asarray(spec.mean, np.float64) / np.asarray(spec.std, np.float64)
+        self._scale = torch.tensor(scale, dtype=torch.float32, device=self.device).view(shape)
+        self._shift = torch.tensor(shift, dtype=torch.float32, device=self.device).view(shape)
+
+    def engine(self) -> dict[str, str | int]:
+        """Return what fixes the bits beside the spec."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
+        return {
+            "backend": "torch",
+            "device": self.device.type,
+            "device_name": name,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "precision": self.precision,
+            "threads": self.threads,
+            "torch": str(torch.__version__),
+            **VERSIONS,
+        }
+
+    def embed(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed a batch: ``(b, px, px, 3)`` uint8 RGB to ``(b, dim)`` float32."""
+        check_tiles(tiles)
+        if len(tiles) == 0:
+            return np.empty((0, self.spec.dim), np.float32)
+        with _threads(self.threads), torch.inference_mode(), self._flags():
+            features = self._pool(self._prepare(tiles)).float().cpu().numpy()
+        if features.shape != (len(tiles), self.spec.dim):
+            wanted = (len(tiles), self.spec.dim)
+            msg = f"backbone '{self.spec.name}' gave {features.shape}, its record says {wanted}: correct its dim"
+            raise SpecMismatchError(msg)
+        return np.ascontiguousarray(features)
+
+    def _prepare(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
+        # torch warns of arrays it could write to; such a tile batch is a small copy
+        owned = tiles if tiles.flags.writeable else tiles.copy()
+        # NHWC bytes seen as NCHW are channels_last already: nothing is moved
+        pixels = torch.from_numpy(owned).to(self.device).permute(0, 3, 1, 2).float()
+        edge = self.spec.input_px
+        if pixels.shape[-1] != edge:
+            mode = self.spec.interpolation
+            pixels = functional.interpolate(pixels, size=(edge, edge), mode=mode, antialias=True).clamp_(0, 255)
+        pixels = pixels.mul(self._scale).add_(self._shift)
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def _pool(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, dtype=_AUTOCAST.get(self.precision), enabled=self.precision in _AUTOCAST):
+            if self.spec.pooling == "model":
+                return cast("torch.Tensor", self._network(pixels))
+            tokens = self._network.forward_features(pixels)
+        return _pooled(tokens.float(), self.spec.pooling, int(self._network.num_prefix_tokens))
+
+    @contextmanager
+    def _flags(self) -> Iterator[None]:
+        """Full float32 and repeatable kernels on CUDA, for the time of one call."""
+        if self.device.type != "cuda":
+            yield
+            return
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=self.precision != "float32"
+        ):
+            yield
+
+
+def check_tiles(tiles: NDArray[np.uint8]) -> None:
+    """Refuse anything but ``(b, px, px, 3)`` uint8."""
+    good = tiles.dtype == np.uint8 and tiles.ndim == 4 and tiles.shape[3] == 3 and tiles.shape[1] == tiles.shape[2] > 0
+    if not good:
+        msg = f"tiles are {tiles.dtype} {tiles.shape}: give uint8 (b, px, px, 3)"
+        raise UsageError(msg)
+
+
+def _pooled(tokens: torch.Tensor, pooling: str, prefix: int) -> torch.Tensor:
+    """Pool ``(b, n, c)`` tokens: the class token is the first of `prefix`, the others are register tokens."""
+    if pooling == "cls":
+        return tokens[:, 0]
+    mean = tokens[:, prefix:].mean(1)
+    return mean if pooling == "mean" else torch.cat([tokens[:, 0], mean], dim=-1)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        msg = f"device is '{name}': use auto, cpu, cuda, cuda:N or mps"
+        raise UsageError(msg) from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= count.get(device.type, 0):
+        msg = f"device '{name}' is not here: torch sees {count['cuda']} CUDA devices; use auto or cpu"
+        raise UsageError(msg)
+    return device
+
+
+def _precision(wanted: Precision, device: torch.device) -> str:
+    if wanted == "auto":
+        if device.type != "cuda":
+            return "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if wanted not in ("float32", "bfloat16", "float16"):
+        msg = f"precision is '{wanted}': use auto, float32, bfloat16 or float16"
+        raise UsageError(msg)
+    if wanted != "float32" and device.type != "cuda":
+        msg = f"precision {wanted} is for CUDA devices, this is {device.type}: use float32 or auto"
+        raise UsageError(msg)
+    return wanted
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    # OpenMP keeps the number per calling thread, so it is set where the work is done and put back
+    before = torch.get_num_threads()
+    if before == number:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

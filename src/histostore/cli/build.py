@@ -1,0 +1,168 @@
+"""The commands that build a store: ingest, annotate, tile, embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histostore.cli.common import chosen_slides, each, names, pairs, show_stage, the_store
+from histostore.cli.progress import Line
+from histostore.errors import UsageError
+from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable
+
+    from histostore.io.sheet import Sample
+    from histostore.protocols import Backbone
+    from histostore.stages.result import StageResult
+    from histostore.store.store import Store
+
+
+def ingest(args: argparse.Namespace) -> int:
+    """Bring slides in."""
+    from histostore.stages.ingest import IngestSpec
+    from histostore.stages.ingest import ingest as run
+
+    store, line = the_store(args), Line()
+    spec = IngestSpec(
+        min_match=args.min_match, drop_off_image=args.drop_off_image, allow_normalised=args.allow_normalised,
+        allow_off_tissue=args.allow_off_tissue, force_mpp=args.force_mpp,
+    )  # fmt: skip
+    backbones = _backbones(args.embed) if args.embed else []
+    if backbones and args.px is None:
+        raise UsageError("--embed tiles at spots: give their size with --px")
+
+    def one(sample: Sample) -> Iterable[StageResult]:
+        yield run(store, sample, spec, progress=line)
+        if backbones:
+            yield from _tile_and_embed(store, sample.slide, args.px, backbones, line)
+
+    return each(((s.slide, lambda s=s: one(s)) for s in _samples(args)), args)
+
+
+def _samples(args: argparse.Namespace) -> list[Sample]:
+    from histostore.io.sheet import Sample, read_sheet
+
+    if (args.sheet is None) == (args.slide is None):
+        raise UsageError("give --sheet, or one slide with --slide and --image")
+    if args.sheet is not None:
+        return list(read_sheet(args.sheet))
+    if args.image is None:
+        raise UsageError(f"slide '{args.slide}' needs its --image")
+
+    def path(value: str | None) -> Path | None:
+        return Path(value) if value is not None else None
+
+    return [
+        Sample(
+            slide=args.slide, image=Path(args.image), mpp=args.mpp, mag=args.mag, st_counts=path(args.st_counts),
+            st_spots=path(args.st_spots), visium=path(args.visium), anndata=path(args.anndata),
+            points=path(args.points), obs=path(args.obs), geojson=path(args.geojson),
+            meta=pairs(args.meta, "--meta"),
+        )
+    ]  # fmt: skip
+
+
+def _tile_and_embed(store: Store, slide: str, px: int, backbones: list[Backbone], line: Line) -> Iterable[StageResult]:
+    from histostore.stages.embed import embed as embed_stage
+    from histostore.stages.embed import embed_in_pass
+    from histostore.stages.tile import tile as tile_stage
+
+    in_pass = embed_in_pass(store, slide, backbones, progress=line)
+    yield tile_stage(store, slide, TileSpec.at_spots(px=px), progress=line, embed_with=in_pass)
+    yield from embed_stage(store, slide, backbones, tiles="spots", progress=line)
+
+
+def annotate(args: argparse.Namespace) -> int:
+    """Add labels and metadata."""
+    from histostore.stages import annotate as stage
+
+    store = the_store(args)
+    asked = [n for n in ("table", "geojson", "obs") if getattr(args, n) is not None] + (["set"] if args.set else [])
+    if len(asked) != 1:
+        raise UsageError("give one of --table, --geojson, --obs and --set")
+    if asked[0] != "table" and args.slide is None:
+        raise UsageError(f"--{asked[0]} needs --slide")
+    if args.table is not None:
+        results = stage.annotate_table(store, args.table, by=args.by)
+    elif args.geojson is not None:
+        results = [stage.annotate_regions(store, args.slide, args.geojson, name=args.name, replace=args.replace)]
+    elif args.obs is not None:
+        results = [stage.annotate_obs(store, args.slide, args.obs, name=args.name, replace=args.replace)]
+    else:
+        results = [stage.annotate_meta(store, args.slide, pairs(args.set, "--set"))]
+    for result in results:
+        show_stage(result, args)
+    return 0
+
+
+def tile(args: argparse.Namespace) -> int:
+    """Cut tiles."""
+    from histostore.stages.tile import tile as run
+
+    store, line = the_store(args), Line()
+    spec, pixels = _tile_spec(args), PixelSpec(codec=args.codec, quality=args.quality, shard_tiles=args.shard_tiles)
+
+    def one(slide: str) -> Iterable[StageResult]:
+        yield run(
+            store, slide, spec, pixels=pixels, name=args.name, replace=args.replace,
+            read_batch=args.read_batch, workers=args.workers, progress=line,
+        )  # fmt: skip
+        if args.picture is not None:
+            from histostore.pl.store import tile_picture
+
+            tile_picture(store, slide, args.name or spec.default_name, Path(args.picture) / f"{slide}.png")
+
+    return each(_by_slide(store, args, one), args)
+
+
+def _by_slide(
+    store: Store, args: argparse.Namespace, one: Callable[[str], Iterable[StageResult]]
+) -> Iterable[tuple[str, Callable[[], Iterable[StageResult]]]]:
+    return [(s, lambda s=s: one(s)) for s in chosen_slides(store, args)]
+
+
+def _tile_spec(args: argparse.Namespace) -> TileSpec:
+    options: dict[str, Any] = {
+        "px": args.px, "um": args.um, "mpp": args.mpp if args.mag is None else None, "mag": args.mag,
+        "max_tiles": args.max_tiles, "seed": args.seed, "allow_upsample": args.allow_upsample,
+        "stain": args.stain, "regions": args.region, "in_tissue": not args.all_spots,
+    }  # fmt: skip
+    if args.min_tissue is not None:
+        options["min_tissue"] = args.min_tissue
+    if args.edge is not None:
+        options["edge"] = args.edge
+    if args.grid:
+        return TileSpec.grid(overlap=args.overlap, **options)
+    if args.at == "spots":
+        return TileSpec.at_spots(**options)
+    return TileSpec.at_points(args.at, **options)
+
+
+def _backbones(text: str, **options: Any) -> list[Backbone]:
+    from histostore.backbones import load_backbone
+
+    return [load_backbone(name, **options) for name in names(text) or []]
+
+
+def embed(args: argparse.Namespace) -> int:
+    """Embed tiles."""
+    from histostore.stages.embed import embed as run
+
+    store, line = the_store(args), Line()
+    slides = chosen_slides(store, args)
+    backbones = _backbones(
+        args.backbone, device=args.device, threads=args.threads, precision=args.precision, dihedral=args.dihedral,
+        checkpoint=args.checkpoint, allow_pickle=args.allow_pickle,
+    )  # fmt: skip
+    spec = EmbeddingSpec(dtype=args.dtype, shard_rows=args.shard_rows, chunk_rows=min(256, args.shard_rows))
+
+    def one(slide: str) -> Iterable[StageResult]:
+        return run(
+            store, slide, backbones, tiles=args.tiles, spec=spec, batch=args.batch, read_batch=args.read_batch,
+            workers=args.workers, replace=args.replace, allow_mpp=args.allow_mpp, progress=line,
+        )  # fmt: skip
+
+    return each([(s, lambda s=s: one(s)) for s in slides], args)

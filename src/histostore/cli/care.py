@@ -1,0 +1,133 @@
+"""The commands that look after stores: verify, gc, delete, doctor, models."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histostore.cli.common import names, show, the_store
+from histostore.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+EXIT_DAMAGED = 3
+_LIBRARIES = (
+    "numpy", "zarr", "anndata", "scanpy", "torch", "torchvision", "timm", "openslide-python", "openslide-bin",
+    "tifffile", "imagecodecs", "scikit-learn", "faiss-cpu", "faiss-gpu", "obstore",
+)  # fmt: skip
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Check every committed byte."""
+    from histostore.store.verify import verify as run
+
+    store = the_store(args)
+    found = run(store, deep=not args.quick, slides=names(args.slides))
+    show(found.to_json(), found.text(), args)
+    if args.repair and not found.ok:
+        from histostore.store.repair import repair
+
+        done = repair(store, found)
+        show(done.to_json(), done.text(), args)
+    return 0 if found.ok else EXIT_DAMAGED
+
+
+def gc(args: argparse.Namespace) -> None:
+    """List or remove what nothing names."""
+    from histostore.store.gc import plan_gc, run_gc
+
+    store = the_store(args)
+    if args.grace < 0:
+        raise UsageError(f"--grace is {args.grace}: give hours, 0 or more")
+    plan = plan_gc(store, grace_s=args.grace * 3600, history=args.history, erase=args.erase)
+    show(plan.to_json(), plan.text(), args)
+    if args.run:
+        done = run_gc(store, plan)
+        show(done.to_json(), done.text(), args)
+    elif not args.json and plan.items:
+        print("nothing was removed; add --run to remove it")
+
+
+def delete(args: argparse.Namespace) -> None:
+    """Hide a slide."""
+    store = the_store(args)
+    store.delete_slide(args.slide)
+    heads = [r.name for r in store.manifest("@heads").of_kind("heads")
+             if args.slide in store.header(r)["attrs"].get("trained_on", {})]  # fmt: skip
+    told = f"; heads now stale: {', '.join(heads)}" if heads else ""
+    text = f"slide '{args.slide}' is hidden; its bytes stay until `histostore gc {args.store} --erase --run`{told}"
+    show({"deleted": args.slide, "stale_heads": heads}, text, args)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Check this machine and a store's file system."""
+    from histostore._version import __version__
+    from histostore.store.files import LocalFiles
+    from histostore.store.store import HEADER, open_store
+
+    found: dict[str, str] = {"histostore": __version__, "python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = "-"
+    problems = []
+    if found["faiss-cpu"] != "-" and found["faiss-gpu"] != "-":
+        problems.append("faiss-cpu and faiss-gpu are both installed and share one folder: uninstall both, install one")
+    found["device"] = _device()
+    if args.store is not None:
+        folder = Path(args.store)
+        if (folder / HEADER).exists():
+            store = open_store(folder)
+            found["store"] = f"'{store.name}', format {store.format}, {len(store.slides())} slides"
+        elif not folder.exists():
+            folder = folder.parent
+        found["publish"] = LocalFiles(folder).probe_publish()
+    lines = [f"{key:<18} {value}" for key, value in found.items()] + [f"problem: {p}" for p in problems]
+    show({**found, "problems": problems}, "\n".join(lines), args)
+    return EXIT_DAMAGED if problems else 0
+
+
+def _device() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed"
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name(0)}"
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def models(args: argparse.Namespace) -> None:
+    """List backbones."""
+    from histostore.backbones.catalog import availability, known
+
+    records = [(r, availability(r)) for r in known()]
+    used = _used(args) if args.store is not None else {}
+    value = {
+        "models": [
+            {"name": r.name, "source": r.source, "dim": r.dim, "input_px": r.input_px, "mpp": r.mpp,
+             "licence": r.licence, "gated": r.gated, "available": here, "slides": used.get(r.name, 0)}
+            for r, here in records
+        ]
+    }  # fmt: skip
+    lines = [f"{'name':<24} {'dim':>5} {'px':>4} {'mpp':>5}  {'licence':<22} available"]
+    for r, here in records:
+        mpp = f"{r.mpp:g}" if r.mpp else "-"
+        lines.append(f"{r.name:<24} {r.dim:>5} {r.input_px:>4} {mpp:>5}  {(r.licence or '?')[:22]:<22} {here}")
+    lines.append("and any timm/NAME, torchvision/NAME.WEIGHTS, file:PATH#ARCHITECTURE, module.path:callable")
+    lines += [f"in this store: {name} on {n} slides" for name, n in sorted(used.items())]
+    show(value, "\n".join(lines), args)
+
+
+def _used(args: argparse.Namespace) -> dict[str, int]:
+    store = the_store(args)
+    found: dict[str, int] = {}
+    for slide in store.slides():
+        for ref in store.slide(slide).of_kind("embeddings"):
+            short = ref.name.rpartition("/")[2]
+            found[short] = found.get(short, 0) + 1
+    return found

@@ -1,0 +1,146 @@
+"""The commands that use a store: fit, predict, search, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histostore.cli.common import chosen_slides, each, names, show, the_store
+from histostore.cli.progress import Line
+from histostore.errors import UsageError
+from histostore.specs import FeatureSpec, SplitSpec
+
+if TYPE_CHECKING:
+    import argparse
+
+    from histostore.stages.fit import FitResult
+
+TUNED = (
+    FeatureSpec(),
+    FeatureSpec(standardise="slide"),
+    FeatureSpec(context_um=(200.0,), standardise="slide"),
+    FeatureSpec(context_um=(400.0,), standardise="slide"),
+    FeatureSpec(context_um=(200.0, 800.0), standardise="slide"),
+)
+"""What ``--tune-features`` lets the inner folds choose from."""
+
+
+def fit(args: argparse.Namespace) -> None:
+    """Train and score a head."""
+    from histostore import tl
+    from histostore.stages.search import only_backbone
+
+    store = the_store(args)
+    backbone = args.backbone or only_backbone(store, args.tiles)
+    context = tuple(float(v) for v in names(args.context_um) or ())
+    features = TUNED if args.tune_features else FeatureSpec(context_um=context, standardise=args.standardise)
+    save = None if args.save is None else args.save or f"{args.head}-{backbone}"
+    result = tl.fit(
+        store, args.head, genes=args.genes, split=SplitSpec.parse(args.split, seed=args.seed), backbone=backbone,
+        tiles=args.tiles, slides=names(args.slides), where=args.where, features=features, target=args.target,
+        min_counts=args.min_counts, allow_same_patient=args.allow_same_patient, seed=args.seed, save=save,
+        replace=args.replace, progress=Line(),
+    )  # fmt: skip
+    if args.report is not None:
+        from histostore.report.fit import fit_report
+
+        fit_report(Path(args.report), store, result)
+    value = result.evaluation.to_json() | {"left_out": dict(result.left_out), "head": result.name}
+    show(value, _fit_text(result, args), args)
+
+
+def _fit_text(result: FitResult, args: argparse.Namespace) -> str:
+    evaluation = result.evaluation
+    wide = evaluation.slides.pivot_table(index="method", columns="fold", values="pearson", sort=False)
+    wide["mean"] = evaluation.summary["pearson"]
+    for metric in ("spearman", "mse", "r2"):
+        wide[f"{metric} (mean)"] = evaluation.summary[metric]
+    wide.columns.name, wide.index.name = None, None
+    lines = [
+        f"{args.head} on {args.genes}, mean Pearson r over genes by held-out fold",
+        f"split: {evaluation.split_text}",
+        wide.to_string(float_format=lambda v: f"{v:.3f}"),
+    ]
+    lines += [f"  fold {f.name}: {_chosen(f.chosen)}" for f in evaluation.folds]
+    counts = {**result.left_out, **evaluation.report.counts}
+    lines += ["rows: " + ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)]
+    lines += [f"note: {note}" for note in evaluation.report.notes]
+    if result.ref is not None:
+        lines.append(f"saved head '{result.name}' ({result.ref.digest[:8]})")
+    return "\n".join(lines)
+
+
+def _chosen(chosen: dict[str, Any]) -> str:
+    features = chosen.get("features") or {}
+    parts = [f"alpha {chosen['alpha']:g}"] if "alpha" in chosen else []
+    if features.get("context_um"):
+        parts.append("context " + ", ".join(f"{v:g} µm" for v in features["context_um"]))
+    parts.append(f"standardised per {features['standardise']}" if features.get("standardise") == "slide" else "as is")
+    return ", ".join(parts)
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Apply a saved head."""
+    from histostore.stages.predict import predict as run
+
+    store = the_store(args)
+    slides = chosen_slides(store, args)
+    worst = each(
+        [(s, lambda s=s: [run(store, s, args.head, tiles=args.tiles, replace=args.replace)]) for s in slides], args
+    )
+    if worst == 0 and args.output is not None:
+        from histostore.stages.predict import write_predictions
+
+        path = write_predictions(store, slides, args.head, Path(args.output), tiles=args.tiles)
+        show({"written": str(path)}, f"wrote {path}", args)
+    if worst == 0 and args.picture is not None:
+        from histostore.report.maps import prediction_maps
+
+        for path in prediction_maps(store, slides, args.head, Path(args.picture), genes=names(args.genes)):
+            show({"written": str(path)}, f"wrote {path}", args)
+    return worst
+
+
+def search(args: argparse.Namespace) -> None:
+    """Find look-alikes."""
+    from histostore import tl
+
+    store = the_store(args)
+    if (args.image is None) == (args.spot is None):
+        raise UsageError("give one query: --slide with --spot, or --image")
+    hits = tl.search(
+        store, image=args.image, slide=args.slide, spot=args.spot, backbone=args.backbone, tiles=args.tiles,
+        k=args.k, metric=args.metric, where=args.where, slides=names(args.slides),
+        exclude_same=args.exclude_same, columns=names(args.columns) or (),
+    )  # fmt: skip
+    if args.output is not None:
+        hits.table.to_csv(args.output)
+    if args.gallery is not None:
+        from histostore.pl import gallery
+
+        query = tl.read_image(args.image) if args.image is not None else hits.query_tile()
+        gallery(query, hits.tiles(), hits.table, query_caption=hits.query, save=Path(args.gallery))
+    text = hits.table.reset_index().to_string(index=False, float_format=lambda v: f"{v:.4g}")
+    show({"query": hits.query, "hits": hits.table.reset_index().to_dict("records")}, text, args)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a cohort as AnnData."""
+    from histostore.errors import ConflictError
+    from histostore.stages.export import write_adata
+    from histostore.view import view
+
+    store, path = the_store(args), Path(args.output)
+    if path.exists() and not args.overwrite:
+        raise ConflictError(f"{path} is there already; choose another name, or pass --overwrite")
+    rows = view(
+        store, backbone=names(args.backbone), tiles=args.tiles, slides=names(args.slides), where=args.where,
+        genes=args.genes,
+    )  # fmt: skip
+    adata = rows.to_adata(images=not args.no_images, counts=False if args.no_counts else None)
+    write_adata(adata, path, overwrite=args.overwrite)
+    left = dict(adata.uns["histostore"]["left_out"])
+    said = ", ".join(f"{n} {what}" for what, n in left.items() if n)
+    text = f"wrote {path}: {adata.n_obs:,} rows x {adata.n_vars:,} genes, {', '.join(adata.obsm)}"
+    show({"written": str(path), "n_obs": adata.n_obs, "n_vars": adata.n_vars, "left_out": left},
+         text + (f"; left out: {said}" if said else ""), args)  # fmt: skip

@@ -1,0 +1,102 @@
+"""Heads by name: the package's own, and those that other packages offer under the entry point ``histostore.heads``."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from histostore.errors import NotFoundError, UsageError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from histostore.protocols import Head
+
+ENTRY_POINT = "histostore.heads"
+
+_OWN = {
+    "ridge": "histostore.heads.ridge:Ridge",
+    "mean": "histostore.heads.baselines:TrainingMean",
+    "position-knn": "histostore.heads.baselines:PositionKNN",
+}
+"""Names and where they live: imported when asked for."""
+
+
+def names() -> list[str]:
+    """Return the names of all heads that can be made here, sorted."""
+    return sorted({*_OWN, *(e.name for e in entry_points(group=ENTRY_POINT))})
+
+
+def head_class(name: str) -> type[Head]:
+    """Return the estimator class of a name; own names come before those of other packages.
+
+    Raises
+    ------
+    NotFoundError
+        With near names.
+    """
+    if name in _OWN:
+        module, _, attribute = _OWN[name].partition(":")
+        found: type[Head] = getattr(import_module(module), attribute)
+        return found
+    for entry in entry_points(group=ENTRY_POINT, name=name):
+        loaded: type[Head] = entry.load()
+        return loaded
+    msg = f"no head '{name}' (there are {', '.join(names())}){near(name, names())}"
+    raise NotFoundError(msg)
+
+
+def make(name: str, options: Iterable[tuple[str, Any]] = (), *, seed: int | None = None) -> Head:
+    """Return an unfitted head.
+
+    Parameters
+    ----------
+    name
+        One of `names`.
+    options
+        Constructor arguments; an unknown one is a `UsageError` with near names.
+    seed
+        Given to heads that have a ``seed`` and were not given one.
+    """
+    found = head_class(name)
+    known = tuple(found().get_params())
+    given = dict(options)
+    for key in given:
+        if key not in known:
+            msg = f"head '{name}' has no option '{key}' (it has {', '.join(known) or 'none'}){near(key, known)}"
+            raise UsageError(msg)
+    if seed is not None and "seed" in known:
+        given.setdefault("seed", seed)
+    return found(**given)
+
+
+def parse_options(texts: Iterable[str]) -> tuple[tuple[str, Any], ...]:
+    """Return the options that command-line texts like ``alphas=1e3,1e4`` or ``scale=none`` mean.
+
+    Numbers, ``true``, ``false`` and ``null`` are read as such, commas make a tuple, anything else is text. Sorted by
+    name, so that the order typed changes no digest.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            msg = f"option '{text}' is not NAME=VALUE"
+            raise UsageError(msg)
+        if key in options:
+            msg = f"option '{key}' is given twice"
+            raise UsageError(msg)
+        options[key] = tuple(_value(v) for v in value.split(",") if v.strip()) if "," in value else _value(value)
+    return tuple(sorted(options.items()))
+
+
+def _value(text: str) -> Any:
+    text = text.strip()
+    try:
+        # NaN and Infinity are no JSON: they stay text, and the head refuses them
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value if value is None or isinstance(value, int | float | str) else text

@@ -1,0 +1,182 @@
+"""One slide's share of a view: its rows and their columns, read when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostore.content.regions import read_regions
+from histostore.content.tables import read_counts, read_labels, read_points
+from histostore.errors import NotFoundError, near
+from histostore.io.geojson import label_points
+from histostore.protocols import TileStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from histostore.store.groups import Group
+    from histostore.store.manifest import Manifest, Ref
+    from histostore.store.store import Store
+    from histostore.tables import Counts, Points
+
+_POINT_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col")
+_TILE_COLUMNS = ("tile_id", "tissue")
+_COUNT_COLUMNS = ("n_counts", "n_genes")
+
+
+@dataclass(slots=False)
+class Part:
+    """The rows that a view takes from one slide: tiles, or spots where there are no tiles. Pinned to one manifest."""
+
+    store: Store
+    manifest: Manifest
+    tiles: Ref | None
+    points: Ref
+    embeddings: Mapping[str, Ref]
+    """By backbone."""
+    expression: Ref | None
+    rows: NDArray[np.int64] | None = None
+    """Selected rows, in order; None means all of them."""
+    _groups: dict[str, Group] = field(default_factory=dict)
+
+    @property
+    def slide(self) -> str:
+        """The slide's id."""
+        return self.manifest.owner
+
+    def group(self, ref: Ref) -> Group:
+        """Open a group once."""
+        if ref.key not in self._groups:
+            self._groups[ref.key] = self.store.group(ref)
+        return self._groups[ref.key]
+
+    @cached_property
+    def n_all(self) -> int:
+        """Rows before any selection."""
+        return self.group(self.tiles if self.tiles is not None else self.points).rows
+
+    def __len__(self) -> int:
+        return self.n_all if self.rows is None else len(self.rows)
+
+    @cached_property
+    def meta(self) -> Mapping[str, Any]:
+        """The slide's metadata group: fields, mpp and its origin."""
+        return self.group(self.manifest.find("meta", "meta")).attrs
+
+    @cached_property
+    def the_points(self) -> Points:
+        """The points that rows belong to."""
+        return read_points(self.group(self.points))
+
+    @cached_property
+    def point_row(self) -> NDArray[np.int64]:
+        """Row in `the_points` of every row, before selection."""
+        if self.tiles is None:
+            return np.arange(self.n_all, dtype=np.int64)
+        return self.group(self.tiles).read("ids")[:, 2].astype(np.int64)
+
+    @cached_property
+    def counts(self) -> Counts | None:
+        """The slide's count matrix."""
+        return read_counts(self.group(self.expression)) if self.expression is not None else None
+
+    @cached_property
+    def count_row(self) -> NDArray[np.int64]:
+        """Row in `counts` of every row, joined by id; -1 where the spot has none."""
+        row_of = {point: row for row, point in enumerate(self.counts.ids)} if self.counts is not None else {}
+        ids = self.the_points.ids
+        return np.array([row_of.get(ids[p], -1) for p in self.point_row.tolist()], dtype=np.int64)
+
+    @cached_property
+    def xy(self) -> NDArray[np.float64]:
+        """``(n_all, 2)`` centres (x, y) in level-0 pixels."""
+        if self.tiles is None:
+            return self.the_points.xy
+        return self.group(self.tiles).read("geometry")[:, :2]
+
+    @cached_property
+    def status(self) -> NDArray[np.uint8] | None:
+        """Tile status of every row, where pixels or embeddings were made."""
+        for ref in (*self.embeddings.values(), self._pixels):
+            if ref is not None:
+                return self.group(ref).read("status")
+        return None
+
+    @property
+    def _pixels(self) -> Ref | None:
+        return self.manifest.get("pixels", self.tiles.name) if self.tiles is not None else None
+
+    def columns(self) -> list[str]:
+        """Return the names of all columns, cheaply."""
+        names = ["slide", *self.meta["fields"], "library_id", "x", "y", "x_um", "y_um", *_POINT_COLUMNS[:1]]
+        points = self.group(self.points)
+        names += [c for c in _POINT_COLUMNS[1:] if points.has(c)]
+        if self.tiles is not None:
+            names += [*_TILE_COLUMNS, *(["status"] if self.embeddings or self._pixels is not None else [])]
+        if self.expression is not None:
+            names += _COUNT_COLUMNS
+        for ref in self._labels():
+            attrs = self.group(ref).attrs
+            names += [*attrs["numeric_columns"], *attrs["code_columns"]]
+        return list(dict.fromkeys([*names, *(f"region_{r.name}" for r in self.manifest.of_kind("regions"))]))
+
+    def _labels(self) -> list[Ref]:
+        refs = self.manifest.of_kind("labels")
+        return [r for r in refs if self.group(r).attrs["points"] == self.points.name]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one column for the selected rows.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such column; near names are suggested.
+        """
+        values = self._whole(name)
+        if values.ndim == 0:
+            return np.full(len(self), values.item(), dtype=values.dtype)
+        return values if self.rows is None else values[self.rows]
+
+    def _whole(self, name: str) -> NDArray[Any]:  # one case per source of columns
+        if name in ("slide", "library_id"):
+            return np.array(self.slide, dtype=object)
+        if name in ("x", "y"):
+            return self.xy[:, "xy".index(name)]
+        if name in ("x_um", "y_um"):
+            return self.xy[:, "xy".index(name[0])] * float(self.meta["mpp"])
+        if name == "barcode":
+            return np.array(self.the_points.ids, dtype=object)[self.point_row]
+        if name in _POINT_COLUMNS and (values := getattr(self.the_points, name)) is not None:
+            return np.asarray(values)[self.point_row]
+        if name == "tile_id" and self.tiles is not None:
+            ids = self.group(self.tiles).read("ids")
+            return np.array([f"{hi:016x}{lo:016x}" for hi, lo in ids[:, :2].tolist()], dtype=object)
+        if name == "tissue" and self.tiles is not None:
+            return self.group(self.tiles).read("geometry")[:, 4]
+        if name == "status" and self.status is not None:
+            return np.array([s.name.lower() for s in TileStatus], dtype=object)[self.status]
+        if name in _COUNT_COLUMNS and self.counts is not None:
+            matrix = self.counts.matrix
+            sums = matrix.sum(axis=1) if name == "n_counts" else np.diff(matrix.indptr)
+            return np.append(np.asarray(sums, dtype=np.float64).ravel(), np.nan)[self.count_row]
+        for ref in self._labels():
+            attrs = self.group(ref).attrs
+            if name in attrs["numeric_columns"] or name in attrs["code_columns"]:
+                return read_labels(self.group(ref))[name][self.point_row]
+        for ref in self.manifest.of_kind("regions"):
+            if name == f"region_{ref.name}":
+                return self._region_labels(ref)
+        if name in self.meta["fields"]:
+            return np.array(self.meta["fields"][name], dtype=object)
+        known = self.columns()
+        raise NotFoundError(
+            f"no column '{name}' on slide '{self.slide}'{near(name, known)}; there are {', '.join(known)}"
+        )
+
+    def _region_labels(self, ref: Ref) -> NDArray[Any]:
+        return np.asarray(label_points(read_regions(self.group(ref)), self.xy), dtype=object)

@@ -1,0 +1,113 @@
+"""``hs.pp``: bring slides in and cut tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histostore.errors import UsageError
+from histostore.io.sheet import Sample, read_sheet
+from histostore.stages import annotate as _annotate
+from histostore.stages.ingest import IngestSpec
+from histostore.stages.ingest import ingest as _ingest
+from histostore.stages.tile import tile as _tile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from histostore.progress import Progress
+    from histostore.specs import PixelSpec, TileSpec
+    from histostore.stages.result import StageResult
+    from histostore.store.store import Store
+
+__all__ = ["annotate", "ingest", "tile"]
+
+_FILES = ("image", "st_counts", "st_spots", "visium", "anndata", "points", "obs", "geojson")
+
+
+def ingest(
+    store: Store,
+    slide: str | None = None,
+    *,
+    sheet: str | Path | None = None,
+    spec: IngestSpec | None = None,
+    meta: dict[str, str] | None = None,
+    progress: Progress | None = None,
+    **files: Any,
+) -> list[StageResult]:
+    """Bring in one slide, or all slides of a sample sheet.
+
+    Parameters
+    ----------
+    slide
+        Id of the slide; its files follow as keywords: `image`, and of `mpp`, `mag`, `st_counts`, `st_spots`,
+        `visium`, `anndata`, `points`, `obs` and `geojson` those there are.
+    sheet
+        A CSV or TSV with the same names as columns instead, and any metadata columns.
+    spec
+        How strict to be.
+    meta
+        Metadata of the slide, like ``{"patient": "C"}``.
+
+    Returns
+    -------
+    list of StageResult
+        One per slide, in order.
+    """
+    if (sheet is None) == (slide is None):
+        raise UsageError("give a slide with its image, or a sheet")
+    if sheet is not None:
+        samples = read_sheet(sheet)
+    else:
+        paths = {k: Path(v) if k in _FILES and v is not None else v for k, v in files.items()}
+        samples = [Sample(slide=str(slide), meta=meta or {}, **paths)]
+    return [_ingest(store, sample, spec, progress=progress) for sample in samples]
+
+
+def annotate(
+    store: Store,
+    slide: str | None = None,
+    *,
+    table: str | Path | None = None,
+    geojson: str | Path | None = None,
+    obs: str | Path | None = None,
+    name: str | None = None,
+    replace: bool = False,
+    **fields: str,
+) -> list[StageResult]:
+    """Add metadata (`table` or keywords), polygons (`geojson`) or labels per spot (`obs`) that arrive later."""
+    if table is not None:
+        return _annotate.annotate_table(store, table)
+    if slide is None:
+        raise UsageError("say which slide; only a table names its slides itself")
+    done = []
+    if geojson is not None:
+        done.append(_annotate.annotate_regions(store, slide, geojson, name=name, replace=replace))
+    if obs is not None:
+        done.append(_annotate.annotate_obs(store, slide, obs, name=name, replace=replace))
+    if fields:
+        done.append(_annotate.annotate_meta(store, slide, fields))
+    return done
+
+
+def tile(
+    store: Store,
+    slides: str | Sequence[str] | TileSpec | None = None,
+    spec: TileSpec | None = None,
+    *,
+    pixels: PixelSpec | None = None,
+    name: str | None = None,
+    replace: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> list[StageResult]:
+    """Cut tiles of one slide, some, or all: ``tile(store, "C2", spec)``, ``tile(store, spec)``."""
+    if spec is None and slides is not None and not isinstance(slides, str) and hasattr(slides, "default_name"):
+        slides, spec = None, slides
+    if spec is None:
+        raise UsageError("tile needs a TileSpec, like TileSpec.at_spots(px=224)")
+    chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())  # type: ignore[arg-type]
+    return [
+        _tile(store, s, spec, pixels=pixels, name=name, replace=replace, workers=workers, progress=progress)
+        for s in chosen
+    ]

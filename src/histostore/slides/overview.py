@@ -1,0 +1,94 @@
+"""The whole slide, small: averaged block by block, so a slide without a pyramid needs no more memory than one with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from PIL import Image
+
+from histostore.errors import UsageError
+from histostore.protocols import TileStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+CANVAS_PX = 1024
+"""A smaller overview is made from one of this size."""
+BLOCK_PX = 1024
+BLOCKS_AT_ONCE = 8
+SMALLEST_BLOCK_PX = 64
+
+
+class ReadTiles(Protocol):
+    """`histostore.protocols.Slide.read`."""
+
+    def __call__(
+        self, xy0: NDArray[np.int64], *, px: int, level: int = 0
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return pixels and status."""
+        ...
+
+
+def overview(
+    read: ReadTiles, level_sizes: Sequence[tuple[int, int]], downsamples: Sequence[float], max_px: int
+) -> NDArray[np.uint8]:
+    """Return a slide as one ``(h, w, 3)`` uint8 RGB image with its longest edge at most `max_px`.
+
+    The coarsest level that is large enough is averaged over whole blocks of pixels, then resampled to the exact
+    size (both edges by the same factor, rounded). A slide smaller than `max_px` is not enlarged. What cannot be
+    read is black, down to blocks of 64 px.
+    """
+    if max_px <= 0:
+        msg = f"max_px is {max_px}, not positive"
+        raise UsageError(msg)
+    canvas_px = max(max_px, CANVAS_PX)
+    level = max((i for i, size in enumerate(level_sizes) if max(size) >= canvas_px), default=0)
+    width, height = level_sizes[level]
+    factor = max(1, max(width, height) // canvas_px)
+    canvas = _average(read, level, (width, height), downsamples[level], factor)
+    scale = min(1.0, max_px / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (width, height):
+        return canvas
+    box = (0.0, 0.0, width / factor, height / factor)
+    return np.array(Image.fromarray(canvas).resize(size, Image.Resampling.BOX, box=box))
+
+
+def _average(read: ReadTiles, level: int, size: tuple[int, int], downsample: float, factor: int) -> NDArray[np.uint8]:
+    """Return a level with every `factor` x `factor` pixels as their mean; the last ones are averaged with white."""
+    width, height = size
+    cells = 1
+    while 2 * cells * factor <= BLOCK_PX:
+        cells *= 2
+    px = cells * factor
+    columns, rows = -(-width // px), -(-height // px)
+    canvas = np.zeros((rows * cells, columns * cells, 3), np.uint8)
+    grid = [(x, y) for y in range(rows) for x in range(columns)]
+    for start in range(0, len(grid), BLOCKS_AT_ONCE):
+        part = np.asarray(grid[start : start + BLOCKS_AT_ONCE], np.int64)
+        blocks = _read_down(read, part * px, px, level, downsample, factor)
+        small = blocks
+        if factor > 1:
+            wide = blocks.reshape(len(part), cells, factor, cells, factor, 3)
+            small = (wide.sum(axis=(2, 4), dtype=np.uint32) // factor**2).astype(np.uint8)
+        for block, (x, y) in zip(small, part.tolist(), strict=True):
+            canvas[y * cells : (y + 1) * cells, x * cells : (x + 1) * cells] = block
+    return canvas[: -(-height // factor), : -(-width // factor)]
+
+
+def _read_down(
+    read: ReadTiles, at: NDArray[np.int64], px: int, level: int, downsample: float, factor: int
+) -> NDArray[np.uint8]:
+    """Read blocks, and those that fail by quarters, so that one bad tile does not blacken a whole block."""
+    pixels, status = read(np.rint(at * downsample).astype(np.int64), px=px, level=level)
+    half = px // 2
+    if half < max(SMALLEST_BLOCK_PX, factor) or px % 2:
+        return pixels
+    for i in np.flatnonzero(status == TileStatus.UNREADABLE):
+        quarters = at[i] + half * np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
+        q = _read_down(read, quarters, half, level, downsample, factor)
+        pixels[i] = np.vstack([np.hstack([q[0], q[1]]), np.hstack([q[2], q[3]])])
+    return pixels

@@ -1,0 +1,180 @@
+"""Heads from the cache: trained and scored on a view, saved with what they were trained on, and never near a pixel."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from histostore.content.tables import content_digest
+from histostore.errors import NotFoundError, near
+from histostore.heads.evaluate import cross_validate
+from histostore.heads.fitted import FittedHead, fit_final
+from histostore.ids import check_slug
+from histostore.view import view
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from histostore.genes import Genes
+    from histostore.heads.evaluate import Evaluation
+    from histostore.progress import Progress
+    from histostore.specs import HeadSpec
+    from histostore.store.groups import Group
+    from histostore.store.manifest import Ref
+    from histostore.store.store import Store
+    from histostore.view import View
+
+HEADS = "@heads"
+STATE = "state.safetensors"
+HEAD = "head.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a head learns from, in plain arrays."""
+
+    view: View
+    X: NDArray[Any]
+    genes: Genes
+    obs: pd.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """A head's held-out scores, and the head itself where it was saved."""
+
+    evaluation: Evaluation
+    head: FittedHead | None
+    ref: Ref | None
+    name: str | None
+    left_out: Mapping[str, int]
+    """Rows that the view itself left out (no counts, where)."""
+
+
+def training_data(
+    store: Store, *, backbone: str | None, tiles: str | None = None, slides: Sequence[str] | None = None,
+    where: str | None = None,
+) -> Training:  # fmt: skip
+    """Return embeddings, counts and obs of the rows that have counts, joined by id."""
+    rows = view(store, backbone=backbone, tiles=tiles, slides=slides, where=where).with_counts()
+    return Training(rows, rows.numpy(), rows.counts(), rows.obs())
+
+
+def fit(
+    store: Store,
+    spec: HeadSpec,
+    *,
+    backbone: str,
+    tiles: str | None = None,
+    slides: Sequence[str] | None = None,
+    where: str | None = None,
+    save_as: str | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Score a head on held-out rows; with `save_as` also train it on all rows and keep it as ``heads/<name>``.
+
+    The saved head holds its weights (safetensors), its panel, spec and split, the scores, and the digests of every
+    group and the rows it was trained on, so that it can tell when it is stale.
+
+    Raises
+    ------
+    UsageError
+        The split would put one patient on both sides and the spec does not permit it.
+    """
+    data = training_data(store, backbone=backbone, tiles=tiles, slides=slides, where=where)
+    arrays = {"X": data.X, "counts": data.genes.matrix, "symbols": data.genes.symbols, "obs": data.obs}
+    evaluation = cross_validate(spec, progress=progress, **arrays)
+    head, ref = None, None
+    if save_as is not None:
+        head = fit_final(spec, progress=progress, **arrays)
+        ref = _save(store, check_slug(save_as, "head name"), head, evaluation, data, where, replace=replace)
+    return FitResult(evaluation, head, ref, save_as, dict(data.view.report.counts))
+
+
+def _save(
+    store: Store,
+    name: str,
+    head: FittedHead,
+    evaluation: Evaluation,
+    data: Training,
+    where: str | None,
+    *,
+    replace: bool,
+) -> Ref:
+    arrays, meta = head.to_state()
+    backbone = data.view.backbones[0]
+    first = data.view.parts[0].group(data.view.parts[0].embeddings[backbone])
+    trained_on = {p.slide: _rows_of(p.slide, data) | {"groups": _groups_of(p)} for p in data.view.parts}
+    about = {
+        "backbone": backbone,
+        "backbone_digest": first.attrs["backbone_digest"],
+        "tiles": first.attrs["tiles"],
+        "genes": list(head.genes),
+        "where": where,
+        "split": evaluation.split_text,
+        "method": evaluation.method,
+        "pearson": evaluation.score(),
+        "trained_on": trained_on,
+    }
+    inputs = {slide: one["groups"] | {"rows": one["digest"]} for slide, one in trained_on.items()}
+    spec = {"head": head.spec.to_json(), "backbone": about["backbone_digest"]}
+    with store.begin(HEADS, "heads", name, spec=spec, inputs=inputs) as writer:
+        if writer.sealed is None:
+            writer.put_file(STATE, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+            document = {"head": meta, "evaluation": evaluation.to_json()}
+            writer.put_file(HEAD, json.dumps(document, indent=1, allow_nan=False).encode())
+        ref = writer.seal(rows=len(data.X), attrs=about)
+    store.commit(HEADS, [ref], replace=replace)
+    return ref
+
+
+def _rows_of(slide: str, data: Training) -> dict[str, Any]:
+    ids = sorted(data.obs.index[data.obs["slide"] == slide])
+    return {"n": len(ids), "digest": content_digest(ids)[:32]}
+
+
+def _groups_of(part: Any) -> dict[str, str]:
+    refs = [*part.embeddings.values(), part.expression, part.points]
+    return {r.key: r.digest for r in refs if r is not None}
+
+
+def find_head(store: Store, name: str) -> Ref:
+    """Return a saved head's group; near names are suggested where there is none."""
+    manifest = store.manifest(HEADS)
+    ref = manifest.get("heads", name)
+    if ref is None:
+        known = [r.name for r in manifest.of_kind("heads")]
+        have = f"there are {', '.join(known)}" if known else "none is saved; use fit with --save"
+        raise NotFoundError(f"no head '{name}' in {store.uri}{near(name, known)}; {have}")
+    return ref
+
+
+def load_head(store: Store, name: str) -> tuple[FittedHead, Group]:
+    """Load a saved head and the group that says what it was trained on."""
+    group = store.group(find_head(store, name))
+    document = json.loads(group.bytes(HEAD))
+    return FittedHead.from_state(load(group.bytes(STATE)), document["head"]), group
+
+
+def stale(store: Store, group: Group) -> list[str]:
+    """Say what changed since a head was trained: slides gone, or groups that their names no longer mean."""
+    changed = []
+    there = set(store.slides())
+    for slide, one in group.attrs["trained_on"].items():
+        if slide not in there:
+            changed.append(f"slide '{slide}' is gone")
+            continue
+        manifest = store.manifest(slide)
+        for key, digest in one["groups"].items():
+            now = manifest.entries.get(key)
+            if now is None or now.digest != digest:
+                changed.append(f"{key} of slide '{slide}' is another now")
+    return changed

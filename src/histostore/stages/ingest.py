@@ -1,0 +1,270 @@
+"""A slide comes in: its image is recorded, its spots, counts and labels are joined by id and committed at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostore.content.regions import write_regions
+from histostore.content.tables import write_counts, write_labels, write_points
+from histostore.errors import ConflictError, DataError, UsageError
+from histostore.ids import check_slug
+from histostore.io.align import align, check_on_image, check_orientation
+from histostore.io.check import describe_counts
+from histostore.io.mpp import mpp_from_pitch, resolve_mpp
+from histostore.io.obs import join_obs, read_obs_table, read_points
+from histostore.io.st import read_st
+from histostore.progress import Progress, Silent, Stopwatch
+from histostore.slides import open_slide
+from histostore.slides.source import source_digest
+from histostore.specs import MaskSpec, SpecBase
+from histostore.stages.result import StageResult, outcome
+from histostore.tables import Report
+from histostore.tiles.mask import tissue_mask
+from histostore.units import mpp_of_magnification
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from histostore.io.sheet import Sample
+    from histostore.protocols import Slide
+    from histostore.store.manifest import Ref
+    from histostore.store.store import Store
+    from histostore.tables import Counts, Points
+
+THUMBNAIL_PX = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestSpec(SpecBase):
+    """How strict ingest is."""
+
+    min_match: float = 0.9
+    """Share of the counts' rows that must have a spot."""
+    drop_off_image: bool = False
+    """Leave out spots that lie outside the image instead of refusing."""
+    allow_normalised: bool = False
+    """Take values that are no counts."""
+    allow_off_tissue: bool = False
+    """Take spots of which more than 20 % lie off the tissue."""
+    force_mpp: bool = False
+    """Believe the given mpp although the file or the spot pitch contradicts it."""
+
+
+@dataclass(slots=True)
+class _Assay:
+    """What the readers found beside the image."""
+
+    points: Points | None = None
+    counts: Counts | None = None
+    spot_diameter_px: float | None = None
+    obs: pd.DataFrame | None = None
+    report: Report = field(default_factory=Report)
+
+
+def ingest(
+    store: Store, sample: Sample, spec: IngestSpec | None = None, *, progress: Progress | None = None
+) -> StageResult:
+    """Bring one slide in.
+
+    Writes ``source/image``, ``meta/meta``, and where the sample has them ``points/spots``, ``expression/counts``,
+    ``labels/obs`` and ``regions/<file>``, in one commit. Everything is checked before the first byte is written.
+
+    Raises
+    ------
+    SlideError
+        The image cannot be used, or its mpp is missing or contradicted.
+    AlignmentError
+        Spots, counts and image do not belong together.
+    ConflictError
+        The slide is there with another image or other counts: a re-scan is a new slide.
+    """
+    spec, watch = spec or IngestSpec(), Stopwatch()
+    (progress or Silent()).say(f"ingest {sample.slide}")
+    check_slug(sample.slide, "slide id")
+    path = Path(sample.image).absolute()
+    with watch.timed("read"), open_slide(path) as image:
+        assay = _read_assay(sample, spec)
+        mpp, origin, notes = _mpp_of(sample, image, assay, spec)
+        report = assay.report.merged(Report({}, tuple(notes)))
+        if assay.points is not None:
+            keep, off = check_on_image(assay.points, image.size_px, drop=spec.drop_off_image)
+            if not keep.all():
+                assay.points = _taken(assay.points, keep)
+                assay.obs = assay.obs[keep] if assay.obs is not None else None
+            mask = tissue_mask(image, MaskSpec(), mpp=mpp)
+            placed = check_orientation(assay.points, mask.contains, image.size_px, force=spec.allow_off_tissue)
+            report = report.merged(off).merged(placed)
+            if assay.counts is not None:
+                _, matched = align(assay.points, assay.counts, min_match=spec.min_match)
+                report = report.merged(matched).merged(describe_counts(assay.counts))
+        thumbnail = image.thumbnail(THUMBNAIL_PX)
+        about = _about(path, image)
+    with watch.timed("digest"):
+        about["sha256"] = source_digest(path)
+    with watch.timed("write"):
+        refs = [_write_source(store, sample.slide, about, thumbnail)]
+        meta, kept = _meta(store, sample, mpp, origin)
+        refs.append(meta)
+        report = report.merged(kept)
+        refs += _write_assay(store, sample, assay)
+        if sample.geojson is not None:
+            refs.append(write_regions(store, sample.slide, regions_name(sample.geojson), sample.geojson))
+        commit = store.commit(sample.slide, refs)
+    done = outcome(commit, resumed=False) if commit.added else "already there"
+    rows = len(assay.points) if assay.points is not None else 0
+    return StageResult(
+        slide=sample.slide, stage="ingest", refs=tuple(refs), done=done, rows=rows, report=report, seconds=watch.seconds
+    )
+
+
+def regions_name(path: Path) -> str:
+    """Return the name that polygons get from their file."""
+    return check_slug(path.name.split(".")[0], "regions name (the file's)")
+
+
+def _taken(points: Points, keep: NDArray[np.bool_]) -> Points:
+    def some(values: Any) -> Any:
+        return values[keep] if values is not None else None
+
+    return replace(
+        points,
+        ids=tuple(i for i, k in zip(points.ids, keep, strict=True) if k),
+        xy=points.xy[keep],
+        in_tissue=some(points.in_tissue),
+        array_row=some(points.array_row),
+        array_col=some(points.array_col),
+    )
+
+
+def _meta(store: Store, sample: Sample, mpp: float, origin: str) -> tuple[Ref, Report]:
+    """Return the slide's metadata group: the one that is there, or a first version."""
+    there = store.manifest(sample.slide)
+    old = there.get("meta", "meta") if not there.deleted else None
+    if old is None:
+        return write_meta(store, sample.slide, sample.meta, mpp=mpp, origin=origin, mag=sample.mag), Report()
+    attrs = store.group(old).attrs
+    if attrs["mpp"] != mpp:
+        raise ConflictError(
+            f"slide '{sample.slide}' is there with {attrs['mpp']:g} mpp ({attrs['mpp_origin']}), not {mpp:g}; "
+            "ingest it under another id"
+        )
+    changed = [k for k, v in sample.meta.items() if attrs["fields"].get(k) != v]
+    notes = (f"metadata is there already; {', '.join(changed)} not changed: use annotate",) if changed else ()
+    return old, Report({}, notes)
+
+
+def _read_assay(sample: Sample, spec: IngestSpec) -> _Assay:
+    kinds = [k for k in ("st_counts", "visium", "anndata", "points") if getattr(sample, k) is not None]
+    if len(kinds) > 1:
+        raise UsageError(f"slide '{sample.slide}' has {' and '.join(kinds)}: give one source of spots")
+    assay = _Assay()
+    if sample.st_counts is not None:
+        if sample.st_spots is None:
+            raise UsageError(f"slide '{sample.slide}' has st_counts without st_spots: give the spot file too")
+        assay.points, assay.counts = read_st(sample.st_counts, sample.st_spots, allow_normalised=spec.allow_normalised)
+    elif sample.visium is not None:
+        from histostore.io.visium import read_visium
+
+        assay.points, assay.counts, extras = read_visium(sample.visium)
+        assay.spot_diameter_px = extras.spot_diameter_px
+        assay.report = assay.report.merged(Report({}, extras.notes))
+    elif sample.anndata is not None:
+        from histostore.io.adata import read_anndata
+
+        assay.points, assay.counts, taken = read_anndata(sample.anndata, allow_normalised=spec.allow_normalised)
+        assay.report = assay.report.merged(taken)
+    elif sample.points is not None:
+        assay.points = read_points(sample.points)
+    if sample.obs is not None:
+        if assay.points is None:
+            raise UsageError(f"slide '{sample.slide}' has obs but no spots to join it to")
+        assay.obs, joined = join_obs(assay.points, read_obs_table(sample.obs))
+        labels = {f"labels {what.replace('_', ' ')}": n for what, n in joined.counts.items()}
+        assay.report = assay.report.merged(Report(labels, joined.notes))
+    return assay
+
+
+def _mpp_of(sample: Sample, image: Slide, assay: _Assay, spec: IngestSpec) -> tuple[float, str, tuple[str, ...]]:
+    given = sample.mpp
+    if sample.mag is not None:
+        if given is not None:
+            raise UsageError(f"slide '{sample.slide}' has mpp and mag: give one of them")
+        given = mpp_of_magnification(sample.mag)
+    pitch = mpp_from_pitch(assay.points) if assay.points is not None else None
+    try:
+        return resolve_mpp(
+            given=given, file=image.mpp, pitch=pitch, spot_diameter_px=assay.spot_diameter_px, force=spec.force_mpp
+        )
+    except DataError as error:
+        error.add_note(f"slide '{sample.slide}', {sample.image}")
+        raise
+
+
+def _about(path: Path, image: Slide) -> dict[str, Any]:
+    keep = {k: v for k, v in image.properties.items() if len(str(v)) <= 200}
+    return {
+        "uri": str(path),
+        "filename": path.name,
+        "bytes": path.stat().st_size,
+        "reader": image.reader,
+        "width": image.size_px[0],
+        "height": image.size_px[1],
+        "file_mpp": image.mpp,
+        "downsamples": list(image.downsamples),
+        "properties": dict(sorted(keep.items())[:60]),
+    }
+
+
+def _write_source(store: Store, slide: str, about: Mapping[str, Any], thumbnail: np.ndarray[Any, Any]) -> Ref:
+    spec = {"thumbnail_px": THUMBNAIL_PX}
+    with store.begin(slide, "source", "image", spec=spec, inputs={"sha256": about["sha256"]}) as writer:
+        if writer.sealed is None:
+            writer.put_array("thumbnail", np.ascontiguousarray(thumbnail), dims=("y", "x", "c"))
+        return writer.seal(rows=0, attrs=about)
+
+
+def write_meta(
+    store: Store, slide: str, fields: Mapping[str, str], *, mpp: float, origin: str, mag: float | None = None
+) -> Ref:
+    """Seal a version of a slide's metadata; the caller commits it.
+
+    Raises
+    ------
+    UsageError
+        A field's name is taken by a column that every slide has.
+    """
+    for name in fields:
+        if name in _RESERVED or not name.strip():
+            raise UsageError(f"slide '{slide}': metadata column '{name}' is one of histostore's own; rename it")
+    attrs = {"fields": {k: str(v) for k, v in fields.items()}, "mpp": mpp, "mpp_origin": origin}
+    if mag is not None:
+        attrs["given_as_mag"] = mag
+    with store.begin(slide, "meta", "meta", spec=attrs, inputs={}) as writer:
+        return writer.seal(rows=0, attrs=attrs)
+
+
+_RESERVED = frozenset(
+    (
+        *("slide", "library_id", "barcode", "tile_id", "x", "y", "x_um", "y_um", "in_tissue", "array_row", "array_col"),
+        *("tissue", "status", "n_counts", "n_genes"),
+    )
+)
+
+
+def _write_assay(store: Store, sample: Sample, assay: _Assay) -> list[Ref]:
+    refs: list[Ref] = []
+    if assay.points is not None:
+        points_ref = write_points(store, sample.slide, "spots", assay.points)
+        refs.append(points_ref)
+        if assay.obs is not None:
+            refs.append(write_labels(store, sample.slide, "obs", assay.obs, points_ref))
+    if assay.counts is not None:
+        refs.append(write_counts(store, sample.slide, "counts", assay.counts))
+    return refs

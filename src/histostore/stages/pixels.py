@@ -1,0 +1,269 @@
+"""Where tiles' pixels come from: a stored group, or the slide itself; and the writing of the one from the other."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+
+from histostore.progress import Stopwatch
+from histostore.protocols import TileStatus
+from histostore.store.arrays import ArrayReader, ArraySpec
+from histostore.store.codecs import ZSTD_U8, jpeg
+from histostore.tiles.read import read_tiles
+from histostore.units import ReadPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from histostore.protocols import Slide
+    from histostore.specs import PixelSpec
+    from histostore.store.groups import Group, GroupWriter
+    from histostore.tiles.stain import StainFit
+
+type Block = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Pixels ``(k, px, px, 3)`` and status ``(k,)``."""
+
+SHARD_BYTES = 64 << 20
+"""Most decoded bytes that one shard of pixels stands for, unless the spec says otherwise."""
+
+MAX_SHARD_TILES = 1024
+
+
+class TileSource(Protocol):
+    """Pixels of the tiles of one slide, by row."""
+
+    n_rows: int
+    decoder: str
+    """Library that turns bytes into pixels, for the engine's record."""
+
+    def read(self, start: int, stop: int) -> Block:
+        """Return the tiles of rows [start, stop)."""
+        ...
+
+
+@dataclass(slots=True)
+class StoredTiles:
+    """Tiles decoded from a committed pixels group."""
+
+    group: Group
+    threads: int = 1
+    n_rows: int = 0
+    decoder: str = ""
+    _pixels: ArrayReader = field(init=False)
+    _status: NDArray[np.uint8] = field(init=False)
+    _pool: ThreadPoolExecutor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._pixels = self.group.array("pixels")
+        self._status = self.group.read("status")
+        self.n_rows = len(self._pixels)
+        self.decoder = decoder_version()
+        if self.threads > 1:
+            self._pool = ThreadPoolExecutor(self.threads)
+
+    def read(self, start: int, stop: int) -> Block:
+        """Return the tiles of rows [start, stop)."""
+        return self._pixels.read(slice(start, stop), pool=self._pool), self._status[start:stop]
+
+
+@dataclass(slots=True)
+class SlideTiles:
+    """Tiles read from the slide; one open handle per reading thread. Use it with ``with``."""
+
+    open: Callable[[], Slide]
+    plan: ReadPlan
+    xy0: NDArray[np.float64]
+    """``(n, 2)`` top-left corners in level-0 pixels."""
+    stain: StainFit | None = None
+    workers: int = 1
+    first: Slide | None = None
+    """A handle that is open already; it is used, and not closed."""
+    n_rows: int = 0
+    decoder: str = ""
+    _slides: queue.SimpleQueue[Slide] = field(default_factory=queue.SimpleQueue)
+    _pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        self.n_rows = len(self.xy0)
+        opened = [self.first] if self.first is not None else []
+        while len(opened) < self.workers:
+            opened.append(self.open())
+        for slide in opened:
+            self._slides.put(slide)
+        self.decoder = opened[0].reader
+        self._pool = ThreadPoolExecutor(self.workers) if self.workers > 1 else None
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        while not self._slides.empty():
+            slide = self._slides.get()
+            if slide is not self.first:
+                slide.close()
+
+    def read(self, start: int, stop: int) -> Block:
+        """Return the tiles of rows [start, stop); parts of them in each worker."""
+        if self._pool is None or stop - start < 2:
+            return self._read_part(start, stop)
+        cuts = np.linspace(start, stop, self.workers + 1).astype(int).tolist()
+        parts = list(self._pool.map(lambda ab: self._read_part(*ab), list(pairwise(cuts))))
+        return np.concatenate([p for p, _ in parts]), np.concatenate([s for _, s in parts])
+
+    def _read_part(self, start: int, stop: int) -> Block:
+        slide = self._slides.get()
+        try:
+            return read_tiles(slide, self.plan, self.xy0[start:stop], stain=self.stain)
+        finally:
+            self._slides.put(slide)
+
+
+@dataclass(slots=True)
+class PixelJob:
+    """An attempt at a pixels group, filled shard by shard from the slide.
+
+    It is a `TileSource` too: rows are written first where they are not yet, then decoded as stored, so tiles can be
+    embedded in the pass that writes them.
+    """
+
+    writer: GroupWriter
+    spec: ArraySpec
+    source: SlideTiles
+    read_batch: int
+    threads: int = 1
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    on_rows: Callable[[int], None] = field(default=lambda _n: None)
+    n_rows: int = 0
+    decoder: str = ""
+    _stored: ArrayReader | None = None
+
+    def __post_init__(self) -> None:
+        self.n_rows = self.spec.n_rows
+        self.decoder = decoder_version()
+        self.writer.create("pixels", self.spec)
+
+    def pending(self) -> list[int]:
+        """Return the shards still to be written."""
+        return self.writer.pending("pixels")
+
+    def ensure(self, shard: int) -> None:
+        """Read, encode and write one shard unless it is there."""
+        if self.writer.receipt("pixels", shard) is not None:
+            return
+        start, stop = self.spec.shard_range(shard)
+        chunks: list[bytes] = []
+        statuses: list[NDArray[np.uint8]] = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            blocks = ahead(
+                self._timed_read(a, min(stop, a + self.read_batch)) for a in range(start, stop, self.read_batch)
+            )
+            for pixels, status in blocks:
+                with self.watch.timed("encode"):
+                    chunks.extend(pool.map(self.spec.pipeline.encode, pixels[:, None]))
+                statuses.append(status)
+        with self.watch.timed("write"):
+            status = np.concatenate(statuses)
+            self.writer.write_shard("pixels", shard, chunks, note={"status": status.tolist()})
+        self.on_rows(stop - start)
+
+    def _timed_read(self, start: int, stop: int) -> Block:
+        with self.watch.timed("read"):
+            return self.source.read(start, stop)
+
+    def read(self, start: int, stop: int) -> Block:
+        """Return the tiles of rows [start, stop) as stored, writing their shards first if need be."""
+        first, last = start // self.spec.shard_rows, (stop - 1) // self.spec.shard_rows
+        for shard in range(first, last + 1):
+            self.ensure(shard)
+        if self._stored is None:
+            self._stored = ArrayReader.open(self.writer.files, self.writer.array_prefix("pixels"))
+        return self._stored.read(slice(start, stop)), self._statuses(first, last)[
+            start - first * self.spec.shard_rows :
+        ][: stop - start]
+
+    def _statuses(self, first: int, last: int) -> NDArray[np.uint8]:
+        notes = [self.writer.receipt("pixels", s) or {} for s in range(first, last + 1)]
+        return np.array([s for n in notes for s in n["note"]["status"]], dtype=np.uint8)
+
+    def finish(self) -> tuple[NDArray[np.uint8], dict[str, int]]:
+        """Write what is still missing and the status of every row; return it and its counts."""
+        for shard in self.pending():
+            self.ensure(shard)
+        status = self._statuses(0, self.spec.n_shards - 1) if self.spec.n_shards else np.zeros(0, np.uint8)
+        self.writer.put_array("status", status, dims=("tile",))
+        return status, status_counts(status)
+
+
+def pixel_array(spec: PixelSpec, n_tiles: int, px: int) -> ArraySpec:
+    """Return the layout of a pixels array: one tile per chunk, whole shards of at most 64 MiB decoded."""
+    fitting = max(1, SHARD_BYTES * (4 if spec.codec == "jpeg" else 1) // (px * px * 3))
+    shard = spec.shard_tiles or min(MAX_SHARD_TILES, 1 << (fitting.bit_length() - 1))
+    return ArraySpec(
+        shape=(n_tiles, px, px, 3),
+        dtype="uint8",
+        chunk_rows=1,
+        shard_rows=shard,
+        pipeline=jpeg(spec.quality or 95) if spec.codec == "jpeg" else ZSTD_U8,
+        dims=("tile", "y", "x", "c"),
+    )
+
+
+def status_counts(status: NDArray[np.uint8]) -> dict[str, int]:
+    """Return how many tiles have each status, by its name in lower case."""
+    return {s.name.lower(): int((status == s).sum()) for s in TileStatus}
+
+
+def decoder_version() -> str:
+    """Return the library that decodes stored tiles, with its version."""
+    import imagecodecs
+
+    return f"imagecodecs {imagecodecs.__version__}"
+
+
+def plan_of(attrs: Mapping[str, Any]) -> ReadPlan:
+    """Return the read plan that a tiles group records."""
+    return ReadPlan(**{k: attrs[k] for k in ("level", "read_px", "out_px", "downsample", "resample", "mpp")})
+
+
+def ahead[T](items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Yield items that a thread computes up to `depth` ahead; its error is raised here, and leaving early stops it."""
+    done = object()
+    waiting: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: object) -> None:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def run() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stop.is_set():
+                    return
+            put(done)
+        except BaseException as error:  # noqa: BLE001  (handed over, and raised where the items are used)
+            put(error)
+
+    thread = threading.Thread(target=run, name="histostore-reader", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not done:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,321 @@
+"""A lazy cohort: rows over slides with embeddings, counts and labels joined by id.
+
+Opening a view reads manifests and headers; rows are read when they are asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostore.errors import DataError, NotFoundError, UsageError, near
+from histostore.genes import join_genes, stack_counts
+from histostore.part import Part
+from histostore.tables import Report
+from histostore.where import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pandas as pd
+    import xarray as xr
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from histostore.genes import Genes
+    from histostore.store.manifest import Manifest, Ref
+    from histostore.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Rows of a cohort. Immutable: `select` and `where` return another one."""
+
+    parts: tuple[Part, ...]
+    backbones: tuple[str, ...]
+    gene_join: str | tuple[str, ...]
+    report: Report
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __repr__(self) -> str:
+        what = f", embeddings {', '.join(self.backbones)}" if self.backbones else ""
+        return f"View of {len(self)} rows from {len(self.parts)} slides{what}"
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        """The slides, in order."""
+        return tuple(p.slide for p in self.parts)
+
+    def columns(self) -> list[str]:
+        """Return the obs columns that any slide has."""
+        return list(dict.fromkeys(c for p in self.parts for c in p.columns()))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one obs column over all rows; None or NaN on slides that have no such column.
+
+        Raises
+        ------
+        NotFoundError
+            No slide has it.
+        """
+        known = [p.columns() for p in self.parts]
+        if not any(name in k for k in known):
+            every = self.columns()
+            raise NotFoundError(f"no column '{name}' in any slide{near(name, every)}; there are {', '.join(every)}")
+        found = [p.column(name) if name in k else None for p, k in zip(self.parts, known, strict=True)]
+        kinds = {v.dtype.kind for v in found if v is not None}
+        missing: Any = np.nan if kinds <= {"f", "i", "u"} else None
+        whole = [v if v is not None else np.full(len(p), missing) for p, v in zip(self.parts, found, strict=True)]
+        if len(kinds) > 1 and not kinds <= {"f", "i", "u"}:
+            whole = [v.astype(object) for v in whole]
+        return np.concatenate(whole) if whole else np.zeros(0)
+
+    def where(self, text: str) -> View:
+        """Return the rows that pass a filter on slide and tile columns (see `histostore.where`)."""
+        condition = Where.parse(text)
+        every = {c for p in self.parts for c in p.columns()}
+        for name in condition.names:
+            if name not in every:
+                raise NotFoundError(
+                    f"where: no column '{name}'{near(name, every)}; there are {', '.join(sorted(every))}"
+                )
+        parts = []
+        for part in self.parts:
+            known = set(part.columns())
+
+            def column(name: str, part: Part = part, known: set[str] = known) -> NDArray[Any]:
+                return part.column(name) if name in known else np.full(len(part), None)
+
+            keep = np.flatnonzero(condition.mask(len(part), column))
+            parts.append(_selected(part, keep))
+        left = len(self) - sum(map(len, parts))
+        return replace(self, parts=tuple(parts), report=self.report.merged(Report({"rows left out by where": left})))
+
+    def select(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> View:
+        """Return some rows, by number or mask; within a slide the order given is kept, slides keep theirs."""
+        rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else np.asarray(rows)
+        bounds = np.cumsum([0, *map(len, self.parts)])
+        parts = [
+            _selected(p, rows[(rows >= a) & (rows < b)] - a)
+            for p, a, b in zip(self.parts, bounds, bounds[1:], strict=False)
+        ]
+        return replace(self, parts=tuple(parts))
+
+    def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the obs table, indexed by ``<slide>:<point>``."""
+        import pandas as pd
+
+        names = list(columns) if columns is not None else self.columns()
+        return pd.DataFrame({c: self.column(c) for c in names}, index=pd.Index(self.names(), dtype=object))
+
+    def names(self) -> NDArray[Any]:
+        """Return the row names ``<slide>:<point>``, unique over the cohort."""
+        found = [np.char.add(f"{p.slide}:", p.column("barcode").astype(str)) for p in self.parts]
+        return np.concatenate(found).astype(object) if found else np.zeros(0, dtype=object)
+
+    def numpy(self, backbone: str | None = None, rows: NDArray[np.integer[Any]] | None = None) -> NDArray[Any]:
+        """Return embeddings ``(n, d)`` in the type they are stored in; of some rows, in the order asked for."""
+        name = self._backbone(backbone)
+        readers = [p.group(p.embeddings[name]).array("embedding") for p in self.parts]
+        if rows is None:
+            blocks = [r.read(p.rows) for r, p in zip(readers, self.parts, strict=True)]
+            return np.concatenate(blocks) if len(blocks) != 1 else blocks[0]
+        rows = np.asarray(rows, dtype=np.int64)
+        bounds = np.cumsum([0, *map(len, self.parts)])
+        if len(rows) and (rows.min() < 0 or rows.max() >= bounds[-1]):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} of a view of {bounds[-1]}")
+        part_of = np.searchsorted(bounds, rows, side="right") - 1
+        out = np.empty((len(rows), self._dim(name)), dtype=readers[0].dtype)
+        for at in np.unique(part_of):
+            mine = np.flatnonzero(part_of == at)
+            local = rows[mine] - bounds[at]
+            chosen = self.parts[at].rows
+            out[mine] = readers[at].read(local if chosen is None else chosen[local])
+        return out
+
+    def batches(
+        self, size: int, *, backbone: str | None = None, seed: int | None = None, epoch: int = 0
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """Yield (row numbers, embeddings) batch by batch; shuffled by (seed, epoch) alone, in order without a seed.
+
+        The arrays own their memory and are writable, so ``torch.from_numpy`` takes them as they are.
+        """
+        order = np.arange(len(self), dtype=np.int64)
+        if seed is not None:
+            order = np.random.default_rng([seed, epoch]).permutation(order)
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield rows, self.numpy(backbone, rows)
+
+    def counts(self) -> Genes:
+        """Return the counts of all rows and the genes they are of, joined over slides.
+
+        Raises
+        ------
+        DataError
+            A row has no counts; `with_counts` leaves such rows out.
+        """
+        without = sum(int((p.count_row[_all(p)] < 0).sum()) for p in self.parts)
+        if without:
+            raise DataError(f"{without} of {len(self)} rows have no counts; take view.with_counts()")
+        genes = join_genes([p.counts for p in self.parts if p.counts is not None], self.gene_join)
+        return stack_counts(
+            genes, [(p.slide, p.counts, p.count_row[_all(p)]) for p in self.parts if p.counts is not None]
+        )
+
+    def with_counts(self) -> View:
+        """Return the rows that have counts; how many were left out is in the report."""
+        parts = tuple(_selected(p, np.flatnonzero(p.count_row[_all(p)] >= 0)) for p in self.parts)
+        left = len(self) - sum(map(len, parts))
+        report = self.report.merged(Report({"rows without counts": left})) if left else self.report
+        return replace(self, parts=parts, report=report)
+
+    def to_adata(self, *, images: bool = True, counts: bool | None = None) -> AnnData:
+        """Return a plain AnnData, as scanpy and squidpy expect it.
+
+        ``X`` integer counts (CSR), ``obs`` with slide, patient, barcode, library_id and all labels,
+        ``obsm["spatial"]`` centres (x, y) in full-resolution pixels, ``obsm["X_<backbone>"]`` embeddings, and
+        ``uns["spatial"][slide]`` with the overview image and its scale factors.
+
+        Parameters
+        ----------
+        images
+            Put each slide's overview image into ``uns["spatial"]``.
+        counts
+            False for no X (all tiles, also those without counts); by default counts where the slides have them, and
+            rows without counts left out (counted in ``uns["histostore"]``).
+        """
+        from histostore.adata import build_adata
+
+        has = [p.expression is not None for p in self.parts]
+        if counts is None:
+            counts = any(has)
+            if counts and not all(has):
+                lacking = ", ".join(p.slide for p, h in zip(self.parts, has, strict=True) if not h)
+                raise DataError(f"slides {lacking} have no counts; choose slides, or pass counts=False")
+        view = self.with_counts() if counts else self
+        return build_adata(view, images=images, counts=counts)
+
+    def to_xarray(self, backbone: str | None = None) -> xr.Dataset:
+        """Return embeddings and obs as a dask-backed, labelled Dataset with the dimensions ``obs`` and ``feature``."""
+        from histostore.lazy import build_dataset
+
+        return build_dataset(self, self._backbone(backbone))
+
+    def _backbone(self, name: str | None) -> str:
+        if name is None and len(self.backbones) == 1:
+            return self.backbones[0]
+        if name not in self.backbones:
+            have = ", ".join(self.backbones) or "none; open the view with backbone=…"
+            raise NotFoundError(f"the view has no embeddings '{name}'; it has {have}")
+        return name
+
+    def _dim(self, backbone: str) -> int:
+        return int(self.parts[0].group(self.parts[0].embeddings[backbone]).attrs["dim"])
+
+
+def _all(part: Part) -> NDArray[np.int64] | slice:
+    return slice(None) if part.rows is None else part.rows
+
+
+def _selected(part: Part, keep: NDArray[np.int64]) -> Part:
+    rows = keep if part.rows is None else part.rows[keep]
+    other = replace(part, rows=rows)
+    for name, value in vars(part).items():  # what was read already is shared, not read again
+        if name not in ("rows",):
+            vars(other)[name] = value
+    return other
+
+
+def view(
+    store: Store,
+    *,
+    backbone: str | Sequence[str] | None = None,
+    tiles: str | None = None,
+    slides: Sequence[str] | None = None,
+    where: str | None = None,
+    genes: str | Sequence[str] = "outer",
+) -> View:
+    """Open a cohort.
+
+    Parameters
+    ----------
+    backbone
+        Embeddings to join: one name or several (of the same tile set). None opens from counts alone.
+    tiles
+        Which tile set; may be left out where it is clear.
+    slides
+        Which slides, in this order; all of them by default.
+    where
+        A filter on slide and tile columns, like ``"patient != 'C' and n_counts >= 500"``.
+    genes
+        ``outer`` joins the genes of all slides (absent is 0 for whole-transcriptome assays, NaN for targeted
+        panels), ``inner`` keeps those that all have; or a list of symbols or ids.
+
+    Raises
+    ------
+    NotFoundError
+        A slide, tile set or embedding is not there; what there is, is listed.
+    """
+    wanted = [backbone] if isinstance(backbone, str) else list(backbone or ())
+    if isinstance(genes, str) and genes not in ("outer", "inner"):
+        raise UsageError(f"genes is '{genes}', not 'outer', 'inner' or a list of genes")
+    chosen = list(slides) if slides is not None else store.slides()
+    if not chosen:
+        raise NotFoundError(f"no slides in {store.uri}; ingest one first")
+    manifests = [store.slide(s) for s in chosen]
+    parts = tuple(_part(store, m, wanted, tiles) for m in manifests)
+    names = tuple(parts[0].embeddings)
+    _same_backbones(parts, names)
+    join = genes if isinstance(genes, str) else tuple(genes)
+    opened = View(parts, names, join, Report())
+    return opened.where(where) if where is not None else opened
+
+
+def _part(store: Store, manifest: Manifest, wanted: list[str], tiles: str | None) -> Part:
+    embeddings: dict[str, Ref] = {}
+    for name in wanted:
+        ref = _embedding(manifest, name, tiles)
+        tiles, _, short = ref.name.rpartition("/")
+        embeddings[short] = ref
+    tiles_ref = manifest.find("tiles", tiles) if tiles is not None else None
+    points = "spots"
+    if tiles_ref is not None:
+        points = str(store.group(tiles_ref).attrs["points"])
+    return Part(
+        store=store,
+        manifest=manifest,
+        tiles=tiles_ref,
+        points=manifest.find("points", points),
+        embeddings=embeddings,
+        expression=manifest.get("expression", "counts"),
+    )
+
+
+def _embedding(manifest: Manifest, backbone: str, tiles: str | None) -> Ref:
+    refs = manifest.of_kind("embeddings")
+    hits = [r for r in refs if r.name == backbone or r.name.rpartition("/")[2] == backbone]
+    if tiles is not None:
+        hits = [r for r in hits if r.name.rpartition("/")[0] == tiles]
+    if len(hits) == 1:
+        return hits[0]
+    names = [r.name for r in refs]
+    if hits:
+        sets = ", ".join(sorted(r.name.rpartition("/")[0] for r in hits))
+        raise NotFoundError(
+            f"slide '{manifest.owner}' has '{backbone}' on several tile sets: give tiles, one of {sets}"
+        )
+    have = f"it has {', '.join(names)}" if names else "it has none; run embed"
+    raise NotFoundError(f"slide '{manifest.owner}' has no embeddings '{backbone}'{near(backbone, names)}; {have}")
+
+
+def _same_backbones(parts: Sequence[Part], names: Sequence[str]) -> None:
+    for name in names:
+        digests: Mapping[str, str] = {p.slide: p.group(p.embeddings[name]).attrs["backbone_digest"] for p in parts}
+        if len(set(digests.values())) > 1:
+            listed = ", ".join(f"{s} {d[:8]}" for s, d in digests.items())
+            raise DataError(f"'{name}' is not the same backbone on all slides ({listed}); embed them again with one")
