@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from histostore._version import __version__
 
 if TYPE_CHECKING:
-    from histostore import get, heads, io, pl, pp, tl
+    from histostore import get, heads, io, pl, pp, report, tl
     from histostore.errors import HistostoreError
     from histostore.face import Store, create, open
     from histostore.specs import (
@@ -47,7 +47,7 @@ _HOMES = {
     "SplitSpec": "specs",
     "TileSpec": "specs",
 }
-_MODULES = ("get", "heads", "io", "pl", "pp", "tl")
+_MODULES = ("get", "heads", "io", "pl", "pp", "report", "tl")
 
 __all__ = [
     "EmbeddingSpec",
@@ -69,6 +69,7 @@ __all__ = [
     "open",
     "pl",
     "pp",
+    "report",
     "tl",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histostore.backbones.cache import hub_offline, hub_token, hub_url, reachable
+from histostore.backbones.cache import hub_offline, hub_token, hub_url, reachable, torch_cache
 from histostore.backbones.catalog import availability, local_file
 from histostore.errors import MissingDependencyError
 
@@ -36,9 +36,11 @@ def refused(record: ModelRecord, obstacle: str) -> MissingDependencyError:
     steps = []
     if record.gated:
         steps.append(f"accept its licence ({record.licence}) at {record.url} and run `hf auth login`")
-    steps.append(
-        f"fetch {record.file} where there is a network and give checkpoint=PATH (or file:PATH#{_asked(record)})"
-    )
+    if record.repository:
+        name = record.arch if record.repo else record.name
+        steps.append(f"fetch {record.file} where there is a network and give checkpoint=PATH (or file:PATH#{name})")
+    else:
+        steps.append(f"fetch {TORCHVISION_URL}{record.file} where there is a network and put it into {torch_cache()}")
     msg = f"backbone '{record.name}' is not on this machine and cannot be fetched: {obstacle}; {', or '.join(steps)}"
     return MissingDependencyError(msg)
 
@@ -52,7 +54,3 @@ def _obstacle(record: ModelRecord) -> str | None:
     if record.gated and not hub_token():
         return "it is gated and there is no hub token"
     return None if reachable(url) else f"{url} does not answer (no network?)"
-
-
-def _asked(record: ModelRecord) -> str:
-    return record.arch if record.repo or record.source.startswith("torchvision:") else record.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def make(name: str) -> Backbone | OwnNetwork:
     keys are name, version, dim, input_px, mean, std, interpolation, pooling, mpp and licence, all optional. The
     weights are hashed; code is not, so change ``version`` when the same weights are used differently.
     """
-    made = _factory(name)()
+    made = _called(_factory(name), name)
     if all(hasattr(made, part) for part in ("spec", "engine", "embed")):
         backbone: Backbone = made
         return backbone
@@ -65,6 +66,17 @@ def make(name: str) -> Backbone | OwnNetwork:
     filled["name"] = filled["name"] or name.rpartition(":")[2].rpartition(".")[2]
     version = f"@{filled['version']}" if filled["version"] else ""
     return OwnNetwork(network=network, record=filled, source=f"module:{name}{version}")
+
+
+def _called(factory: Callable[[], Any], name: str) -> Any:
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        msg = f"backbone '{name}' is called without arguments: {error}"
+        raise UsageError(msg) from None
+    except ValueError:
+        pass  # some built-in callables tell no signature
+    return factory()
 
 
 def _factory(name: str) -> Callable[[], Any]:

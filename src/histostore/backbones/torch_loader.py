@@ -51,7 +51,7 @@ def load(
         record = _of_checkpoint(record, checkpoint)
     else:
         path = fetch(record)
-        sha256 = weights.check_pinned(path, record.sha256)
+        sha256 = weights.check_pinned(path, record.sha256 or _named_prefix(record))
         network = _from_own_source(record, path)
     dim = network.dim * (2 if record.pooling == "cls+mean" else 1)
     if record.dim not in (0, dim):
@@ -97,6 +97,12 @@ def load_own(
         **fields,
     )
     return TorchBackbone(own.network, spec, device=device, threads=threads, precision=precision)
+
+
+def _named_prefix(record: ModelRecord) -> str | None:
+    """Return the first digits of the sha256 that torchvision puts into its files' names."""
+    match = re.fullmatch(r".+-([0-9a-f]{8,})\.pth", record.file or "")
+    return match[1] if match and record.source.startswith("torchvision:") else None
 
 
 def _from_own_source(record: ModelRecord, path: Path) -> networks.Network:

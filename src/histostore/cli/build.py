@@ -111,7 +111,7 @@ def tile(args: argparse.Namespace) -> int:
             read_batch=args.read_batch, workers=args.workers, progress=line,
         )  # fmt: skip
         if args.picture is not None:
-            from histostore.pl.store import tile_picture
+            from histostore.stages.pictures import tile_picture
 
             tile_picture(store, slide, args.name or spec.default_name, Path(args.picture) / f"{slide}.png")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histostore.cli.common import names, show, the_store
-from histostore.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -26,13 +25,40 @@ def verify(args: argparse.Namespace) -> int:
 
     store = the_store(args)
     found = run(store, deep=not args.quick, slides=names(args.slides))
-    show(found.to_json(), found.text(), args)
-    if args.repair and not found.ok:
-        from histostore.store.repair import repair
-
-        done = repair(store, found)
-        show(done.to_json(), done.text(), args)
+    problems = [
+        {"severity": p.severity, "kind": p.kind, "owner": p.owner, "path": p.path, "text": p.text}
+        for p in found.problems
+    ]
+    lines = [f"{p['severity']}: {p['path']}: {p['text']}" for p in problems]
+    checked = ", ".join(f"{n:,} {what}" for what, n in found.counts.items())
+    lines.append(f"{'all is well' if found.ok else f'{len(found.errors)} errors'}: checked {checked}")
+    if not found.ok:
+        lines.append(f"next: histostore repair {args.store}")
+    show({"ok": found.ok, "counts": dict(found.counts), "problems": problems}, "\n".join(lines), args)
     return 0 if found.ok else EXIT_DAMAGED
+
+
+def repair(args: argparse.Namespace) -> int:
+    """Put damaged groups aside."""
+    from histostore.store.repair import repair as run
+    from histostore.store.verify import verify as check
+
+    store = the_store(args)
+    found = check(store)
+    done = run(store, found, imported=args.imported)
+    lines = [
+        f"{r.ref.owner} {r.ref.key}: {'put aside' if r.quarantined else 'left (imported; --imported puts it aside)'}"
+        for r in done.redo
+    ]
+    lines += [f"beyond repair: {text}" for text in done.beyond]
+    lines += [f"next: histostore {command} {args.store} …" for command in done.commands]
+    value = {
+        "redo": [{"slide": r.ref.owner, "group": r.ref.key, "command": r.command, "quarantined": r.quarantined}
+                 for r in done.redo],
+        "beyond": list(done.beyond),
+    }  # fmt: skip
+    show(value, "\n".join(lines) or "nothing is damaged", args)
+    return EXIT_DAMAGED if done.beyond else 0
 
 
 def gc(args: argparse.Namespace) -> None:
@@ -40,15 +66,22 @@ def gc(args: argparse.Namespace) -> None:
     from histostore.store.gc import plan_gc, run_gc
 
     store = the_store(args)
-    if args.grace < 0:
-        raise UsageError(f"--grace is {args.grace}: give hours, 0 or more")
-    plan = plan_gc(store, grace_s=args.grace * 3600, history=args.history, erase=args.erase)
-    show(plan.to_json(), plan.text(), args)
+    plan = plan_gc(store, grace_s=args.grace * 3600, keep_history=not args.history)
+    lines = [f"{i.reason:<12} {i.files:>6} files {i.bytes / 1e6:>10.1f} MB  {i.path}" for i in plan.items]
+    lines += [f"left alone: {owner}: {why}" for owner, why in plan.left.items()]
+    lines.append(
+        f"{plan.files:,} files, {plan.bytes / 1e6:,.1f} MB may go; {plan.running} being written, "
+        f"{plan.young} younger than {args.grace:g} h"
+    )
+    removed = None
     if args.run:
-        done = run_gc(store, plan)
-        show(done.to_json(), done.text(), args)
-    elif not args.json and plan.items:
-        print("nothing was removed; add --run to remove it")
+        done = run_gc(plan, erase=args.erase)
+        removed = {"files": done.files, "bytes": done.bytes, "kept": len(done.kept)}
+        lines.append(f"removed {done.files:,} files, {done.bytes / 1e6:,.1f} MB; kept {len(done.kept)}")
+    elif plan.items:
+        lines.append("nothing was removed; add --run to remove it")
+    planned = {why: {"files": n, "bytes": size} for why, (n, size) in plan.by_reason().items()}
+    show({"planned": planned, "removed": removed}, "\n".join(lines), args)
 
 
 def delete(args: argparse.Namespace) -> None:

@@ -223,6 +223,11 @@ def _verify(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _repair(p: argparse.ArgumentParser) -> None:
+    _store(p)
+    p.add_argument("--imported", action="store_true", help="also groups that came from files outside the store")
+
+
 def _gc(p: argparse.ArgumentParser) -> None:
     _store(p)
     p.add_argument("--run", action="store_true", help="remove; without it nothing is removed, only listed")
@@ -289,6 +294,7 @@ COMMANDS: dict[str, tuple[str, str, str, _Declare]] = {
     ),
     "info": ("small", "what a store holds", "histostore info S --slide C2", _info),
     "verify": ("care", "check every byte that was committed", "histostore verify S", _verify),
+    "repair": ("care", "put damaged groups aside, and say what makes them again", "histostore repair S", _repair),
     "gc": ("care", "list or remove what nothing names any more", "histostore gc S --run", _gc),
     "delete": ("care", "hide a slide (its bytes stay until gc --erase)", "histostore delete S --slide C2", _delete),
     "doctor": ("care", "check this machine, and a store's file system", "histostore doctor S", _doctor),

@@ -42,7 +42,7 @@ def fit(args: argparse.Namespace) -> None:
         replace=args.replace, progress=Line(),
     )  # fmt: skip
     if args.report is not None:
-        from histostore.report.fit import fit_report
+        from histostore.stages.pictures import fit_report
 
         fit_report(Path(args.report), store, result)
     value = result.evaluation.to_json() | {"left_out": dict(result.left_out), "head": result.name}
@@ -50,12 +50,12 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def _fit_text(result: FitResult, args: argparse.Namespace) -> str:
+    from histostore.stages.pictures import score_table
+
     evaluation = result.evaluation
-    wide = evaluation.slides.pivot_table(index="method", columns="fold", values="pearson", sort=False)
-    wide["mean"] = evaluation.summary["pearson"]
+    wide = score_table(evaluation)
     for metric in ("spearman", "mse", "r2"):
         wide[f"{metric} (mean)"] = evaluation.summary[metric]
-    wide.columns.name, wide.index.name = None, None
     lines = [
         f"{args.head} on {args.genes}, mean Pearson r over genes by held-out fold",
         f"split: {evaluation.split_text}",
@@ -94,7 +94,7 @@ def predict(args: argparse.Namespace) -> int:
         path = write_predictions(store, slides, args.head, Path(args.output), tiles=args.tiles)
         show({"written": str(path)}, f"wrote {path}", args)
     if worst == 0 and args.picture is not None:
-        from histostore.report.maps import prediction_maps
+        from histostore.stages.pictures import prediction_maps
 
         for path in prediction_maps(store, slides, args.head, Path(args.picture), genes=names(args.genes)):
             show({"written": str(path)}, f"wrote {path}", args)

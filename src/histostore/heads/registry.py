@@ -48,6 +48,21 @@ def head_class(name: str) -> type[Head]:
     raise NotFoundError(msg)
 
 
+def name_of(head: Head) -> str:
+    """Return the name under which a head of this class can be made again.
+
+    Raises
+    ------
+    NotFoundError
+        Its class is not registered.
+    """
+    for name in names():
+        if head_class(name) is type(head):
+            return name
+    msg = f"{type(head).__name__} is no registered head (there are {', '.join(names())}); offer it as an entry point"
+    raise NotFoundError(msg)
+
+
 def make(name: str, options: Iterable[tuple[str, Any]] = (), *, seed: int | None = None) -> Head:
     """Return an unfitted head.
 

@@ -102,7 +102,10 @@ class Ridge(Estimator):
         sums = GramAccumulator()
         for fold in np.unique(folds):
             rows = folds == fold
-            sums.add(*((X, y) if rows.all() else (X[rows], y[rows])), int(fold))
+            if rows.all():
+                sums.add(X, y, int(fold))
+            else:
+                sums.add(X[rows], y[rows], int(fold))
         return self.fit_gram(sums)
 
     def fit_gram(self, sums: GramAccumulator) -> Self:

@@ -53,7 +53,7 @@ def folds(split: SplitSpec, obs: pd.DataFrame) -> list[Fold]:
     keys = _column(obs, split.by)
     values = np.unique(keys)
     if len(values) < 2:
-        got = f"only {values[0]!r}" if len(values) else "no rows"
+        got = f"only '{values[0]}'" if len(values) else "no rows"
         msg = f"cannot split by '{split.by}': it holds {got}, two values are needed"
         raise UsageError(msg)
     if split.rule == "group-kfold":

@@ -7,8 +7,8 @@ strict, sizes are limited, a shape that crosses itself is not guessed at.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -117,27 +117,22 @@ def read_geojson(
 
 def _parse(path: str | Path, text: str) -> Any:
     def refuse(constant: str) -> NoReturn:
-        msg = f"{path}: {constant[:20]} is no finite number; GeoJSON allows none but finite ones"
+        msg = f"{path}: {constant} is no finite number; GeoJSON allows none but finite ones"
         raise DataError(msg)
 
-    def number(digits: str) -> float:
-        value = float(digits)
-        if not math.isfinite(value):
-            refuse(digits)
-        return value
-
-    def whole(digits: str) -> int:
-        if len(digits) > 20:
-            refuse(digits)
-        return int(digits)
-
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=number, parse_int=whole)
+        return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         msg = f"{path} is no JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise DataError(msg) from None
     except RecursionError:
         msg = f"{path} is nested too deeply for GeoJSON"
+        raise DataError(msg) from None
+    except DataError:
+        raise
+    except ValueError:
+        # Python's own limit on the digits of a whole number
+        msg = f"{path} holds a whole number of thousands of digits"
         raise DataError(msg) from None
 
 
@@ -197,18 +192,34 @@ def _list(value: Any, field: str, path: str | Path) -> list[Any]:
 
 def _ring(value: Any, field: str, path: str | Path) -> NDArray[np.float64]:
     points = _list(value, field, path)
+    # a million vertices: looked at one by one only to name the bad one
+    if not (set(map(type, points)) == {list} and set(map(len, points)) <= {2, 3}):
+        _name_bad_point(points, field, path)
+    if not set(map(type, chain.from_iterable(points))) <= {int, float}:
+        _name_bad_point(points, field, path)
+    try:
+        ring = np.array([point[:2] for point in points], dtype=np.float64)
+    except OverflowError:
+        _name_bad_point(points, field, path)
+    if not (np.abs(ring) <= MAX_COORDINATE).all():
+        _name_bad_point(points, field, path)
+    others = ring[(ring != ring[0]).any(axis=1)]
+    if not len(others) or not (others != others[0]).any():
+        msg = f"{path} field {field} has fewer than 3 different points"
+        raise DataError(msg)
+    return ring
+
+
+def _name_bad_point(points: list[Any], field: str, path: str | Path) -> NoReturn:
     for i, point in enumerate(points):
         if not isinstance(point, list) or not 2 <= len(point) <= 3 or any(type(v) not in (int, float) for v in point):
             msg = f"{path} field {field}[{i}] is no (x, y) pair of numbers"
             raise DataError(msg)
-        if abs(point[0]) > MAX_COORDINATE or abs(point[1]) > MAX_COORDINATE:
-            msg = f"{path} field {field}[{i}] is ({point[0]:g}, {point[1]:g}), beyond {MAX_COORDINATE:g} pixels"
+        if not all(abs(v) <= MAX_COORDINATE for v in point[:2]):
+            msg = f"{path} field {field}[{i}] lies beyond {MAX_COORDINATE:g} pixels, or is not finite"
             raise DataError(msg)
-    ring = np.array([point[:2] for point in points], dtype=np.float64)
-    if len(np.unique(ring, axis=0)) < 3:
-        msg = f"{path} field {field} has fewer than 3 different points"
-        raise DataError(msg)
-    return ring
+    msg = f"{path} field {field} is no ring of (x, y) pairs"
+    raise DataError(msg)
 
 
 def _repair(shape: Polygon | MultiPolygon, field: str, path: str | Path) -> Polygon | MultiPolygon:
@@ -320,12 +331,24 @@ def _by_overlap(drawn: _Drawn, centres: NDArray[np.float64], edge0: float, share
     half = edge0 / 2
     tiles = shapely.box(*(centres - half).T, *(centres + half).T)
     classes = sorted({name for _, name in drawn})
-    covered = np.zeros((len(centres), len(classes)))
-    for column, name in enumerate(classes):
-        # polygons of one class may overlap: their union counts once
-        parts = shapely.get_parts(shapely.union_all([p for p, n in drawn if n == name]))
-        tile, part = shapely.STRtree(parts).query(tiles, predicate="intersects")
-        np.add.at(covered[:, column], tile, shapely.area(shapely.intersection(tiles[tile], parts[part])))
+    covered = np.column_stack([_covered(tiles, [p for p, n in drawn if n == name]) for name in classes])
     best = covered.argmax(axis=1)
     enough = covered[np.arange(len(centres)), best] >= share * edge0**2 * (1 - 1e-9)
     return np.where(enough, np.array(classes)[best], "")
+
+
+def _covered(tiles: NDArray[Any], polygons: Sequence[Polygon | MultiPolygon]) -> NDArray[np.float64]:
+    """Return the area of each tile that the polygons cover; where they overlap it counts once."""
+    parts = shapely.get_parts(np.array(polygons, dtype=object))
+    tile, part = shapely.STRtree(parts).query(tiles, predicate="intersects")
+    shapely.prepare(parts)
+    # clipping costs as much as the polygon is long: most tiles lie wholly inside, and need none
+    pieces = tiles[tile]
+    cut = ~shapely.contains_properly(parts[part], pieces)
+    pieces[cut] = shapely.intersection(pieces[cut], parts[part[cut]])
+    area = np.zeros(len(tiles))
+    order = np.argsort(tile, kind="stable")
+    hit, start = np.unique(tile[order], return_index=True)
+    for i, group in zip(hit, np.split(pieces[order], start[1:]), strict=True):
+        area[i] = (group[0] if len(group) == 1 else shapely.union_all(group)).area
+    return area

@@ -14,6 +14,7 @@ import numpy as np
 from histostore.errors import SlideError
 from histostore.slides.flat_header import is_jpeg, is_png
 from histostore.slides.tiff_header import (
+    BITS,
     COMPRESSION,
     PLANAR,
     SAMPLES,
@@ -38,6 +39,10 @@ MAX_TILE_EDGE = 65_536
 MAX_TILE_PIXELS = 2**26
 """One tile of a tiled TIFF: 8,192 x 8,192, 0.2 GB as RGB."""
 
+MAX_PIXELS_PER_BYTE = 2048
+"""JPEG spends two bits on 64 pixels at least, deflate a byte on 1032; codecs without such a floor are left out."""
+
+FLOORED_COMPRESSIONS = frozenset({1, 5, 6, 7, 8, 32946})
 SEPARATE_PLANES = 2
 UNCOMPRESSED = 1
 
@@ -138,6 +143,8 @@ def _check_segment_table(path: Path, directory: Directory, what: str, file_bytes
         raise SlideError(msg)
     if counts is None:
         counts = np.ones_like(offsets)
+    else:
+        _check_plausible(path, directory, what, int((counts > 0).sum()) * across * down, int(counts.sum()))
     offsets, counts = offsets[:wanted], counts[:wanted]
     # a segment of no bytes is legal (sparse files: glass that was not scanned)
     limit = np.uint64(file_bytes)
@@ -147,5 +154,15 @@ def _check_segment_table(path: Path, directory: Directory, what: str, file_bytes
         msg = (
             f"{path}: truncated, {what}, {name} {first} ends at byte {int(offsets[first]) + int(counts[first]):,} "
             f"and the file has {file_bytes:,} ({int(outside.sum()):,} {name}s lie outside)"
+        )
+        raise SlideError(msg)
+
+
+def _check_plausible(path: Path, directory: Directory, what: str, pixels: int, stored: int) -> None:
+    floored = directory.get(COMPRESSION, UNCOMPRESSED) in FLOORED_COMPRESSIONS and directory.get(BITS, 1) >= 8
+    if floored and pixels > MAX_PIXELS_PER_BYTE * stored:
+        msg = (
+            f"{path}: {what} claims {pixels:,} pixels in {stored:,} bytes, the limit is "
+            f"{MAX_PIXELS_PER_BYTE:,} per byte"
         )
         raise SlideError(msg)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CANVAS_PX = 1024
 """A smaller overview is made from one of this size."""
 BLOCK_PX = 1024
+MAX_FACTOR = 256
+"""Pixels averaged at once, along an edge; what is left is resampled from the canvas."""
 BLOCKS_AT_ONCE = 8
 SMALLEST_BLOCK_PX = 64
 
@@ -47,7 +49,7 @@ def overview(
     canvas_px = max(max_px, CANVAS_PX)
     level = max((i for i, size in enumerate(level_sizes) if max(size) >= canvas_px), default=0)
     width, height = level_sizes[level]
-    factor = max(1, max(width, height) // canvas_px)
+    factor = min(MAX_FACTOR, max(1, max(width, height) // canvas_px))
     canvas = _average(read, level, (width, height), downsamples[level], factor)
     scale = min(1.0, max_px / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -70,12 +72,9 @@ def _average(read: ReadTiles, level: int, size: tuple[int, int], downsample: flo
     for start in range(0, len(grid), BLOCKS_AT_ONCE):
         part = np.asarray(grid[start : start + BLOCKS_AT_ONCE], np.int64)
         blocks = _read_down(read, part * px, px, level, downsample, factor)
-        small = blocks
-        if factor > 1:
-            wide = blocks.reshape(len(part), cells, factor, cells, factor, 3)
-            small = (wide.sum(axis=(2, 4), dtype=np.uint32) // factor**2).astype(np.uint8)
-        for block, (x, y) in zip(small, part.tolist(), strict=True):
-            canvas[y * cells : (y + 1) * cells, x * cells : (x + 1) * cells] = block
+        for block, (x, y) in zip(blocks, part.tolist(), strict=True):
+            small = Image.fromarray(block).reduce(factor)
+            canvas[y * cells : (y + 1) * cells, x * cells : (x + 1) * cells] = np.asarray(small)
     return canvas[: -(-height // factor), : -(-width // factor)]
 
 

@@ -56,6 +56,8 @@ class FitResult:
     name: str | None
     left_out: Mapping[str, int]
     """Rows that the view itself left out (no counts, where)."""
+    data: Training
+    """What it was scored on, row by row."""
 
 
 def training_data(
@@ -96,7 +98,7 @@ def fit(
     if save_as is not None:
         head = fit_final(spec, progress=progress, **arrays)
         ref = _save(store, check_slug(save_as, "head name"), head, evaluation, data, where, replace=replace)
-    return FitResult(evaluation, head, ref, save_as, dict(data.view.report.counts))
+    return FitResult(evaluation, head, ref, save_as, dict(data.view.report.counts), data)
 
 
 def _save(

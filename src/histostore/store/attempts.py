@@ -49,7 +49,7 @@ def begin(
     attempt = secrets.token_hex(6)
     writer = GroupWriter(attempt=attempt, **fields)
     writer._lock = files.lock(f"{writer.prefix}/{LOCK}")
-    files.put(f"{writer.prefix}/{ATTEMPT}", _note(fields))
+    files.put(f"{writer.prefix}/{ATTEMPT}", _note(fields), sync=False)
     return writer
 
 
@@ -64,7 +64,8 @@ def _adopt(files: Files, prefix: str, attempt: str, fields: dict[str, Any]) -> G
         return None
     if (sealed := _sealed(files, prefix, engine)) is not None:
         if all(ref.attempt != attempt for ref in read_manifest(files, fields["owner"]).entries.values()):
-            files.put(f"{prefix}/{ATTEMPT}", _note(fields))  # young again: gc leaves it alone until it is committed
+            # young again: gc leaves it alone until it is committed
+            files.put(f"{prefix}/{ATTEMPT}", _note(fields), sync=False)
             if files.size(f"{prefix}/{GROUP}") is None:
                 return None
         ref = Ref(fields["owner"], fields["kind"], fields["name"], fields["digest"], attempt, sealed)

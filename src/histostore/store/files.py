@@ -43,8 +43,15 @@ class Files(Protocol):
 
     uri: str
 
-    def put(self, key: str, *parts: Buffer) -> None:
-        """Write a file whole, replacing what was there; visible at once and entirely, durable on return."""
+    def put(self, key: str, *parts: Buffer, sync: bool = True) -> None:
+        """Write a file whole, replacing what was there; visible at once and entirely.
+
+        Its bytes are durable on return; its name is too, unless `sync` is false: then `sync_tree` makes it so.
+        """
+        ...
+
+    def sync_tree(self, prefix: str) -> None:
+        """Make the names of all files below a folder durable."""
         ...
 
     def put_new(self, key: str, data: Buffer) -> bool:
@@ -98,7 +105,8 @@ class Files(Protocol):
 class LocalFiles:
     """A folder on a local file system.
 
-    `put` writes a temporary file beside the target, fsyncs it, renames it and fsyncs the folder. `put_new` uses a hard
+    `put` writes a temporary file beside the target, fsyncs it, renames it and fsyncs the folder (`sync_tree` does the
+    last for many files at once, which is what makes a group of small arrays cheap). `put_new` uses a hard
     link, or ``renameat2(RENAME_NOREPLACE)`` where links are not to be had: plain rename loses commits.
     """
 
@@ -115,17 +123,25 @@ class LocalFiles:
             raise UsageError(f"invalid key {key!r} in {self.root}: keys stay inside the store")
         return self.root.joinpath(*parts)
 
-    def put(self, key: str, *parts: Buffer) -> None:
+    def put(self, key: str, *parts: Buffer, sync: bool = True) -> None:
         """Write a file whole, replacing what was there."""
         path = self._path(key)
         with _told(path):
-            temporary = _write_beside(path, parts)
+            temporary = _write_beside(path, parts, sync=sync)
             try:
                 temporary.replace(path)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
-            _fsync_dir(path.parent)
+            if sync:
+                _fsync_dir(path.parent)
+
+    def sync_tree(self, prefix: str) -> None:
+        """Make the names of all files below a folder durable."""
+        path = self._path(prefix)
+        with _told(path):
+            for folder, _, _ in path.walk():
+                _fsync_dir(folder)
 
     def put_new(self, key: str, data: Buffer) -> bool:
         """Write a file only if there is none."""
@@ -283,8 +299,11 @@ def _make_folder(path: Path) -> None:
         _fsync_dir(folder.parent)
 
 
-def _write_beside(path: Path, parts: tuple[Buffer, ...]) -> Path:
-    _make_folder(path.parent)
+def _write_beside(path: Path, parts: tuple[Buffer, ...], *, sync: bool = True) -> Path:
+    if sync:
+        _make_folder(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{PARTIAL}{secrets.token_hex(8)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:

@@ -179,7 +179,7 @@ class GroupWriter:
         for part in parts:
             sha.update(part)
         key = f"{TREE}/{name}/{spec.key(shard)}"
-        self.files.put(f"{self.prefix}/{key}", *parts)
+        self.files.put(f"{self.prefix}/{key}", *parts, sync=False)
         receipt = {
             "array": name,
             "shard": shard,
@@ -188,7 +188,7 @@ class GroupWriter:
             "sha256": sha.hexdigest(),
             "note": dict(note or {}),
         }
-        self.files.put(self._receipt_key(name, shard), json.dumps(with_check(receipt)).encode())
+        self.files.put(self._receipt_key(name, shard), json.dumps(with_check(receipt)).encode(), sync=False)
         self._receipts[name, shard] = receipt
 
     def write_rows(self, name: str, shard: int, rows: NDArray[Any], *, note: Mapping[str, Any] | None = None) -> None:
@@ -225,7 +225,7 @@ class GroupWriter:
 
     def put_file(self, name: str, data: bytes) -> None:
         """Write a plain file of the group."""
-        self.files.put(f"{self.prefix}/{name}", data)
+        self.files.put(f"{self.prefix}/{name}", data, sync=False)
         self._files[name] = (len(data), hashlib.sha256(data).hexdigest())
 
     def seal(self, *, rows: int, attrs: Mapping[str, Any] | None = None) -> Ref:
@@ -257,6 +257,7 @@ class GroupWriter:
             if name in self._arrays:
                 files[f"{TREE}/{name}/{self._arrays[name].key(shard)}"] = (receipt["bytes"], receipt["sha256"])
         self._tidy({name: size for name, (size, _) in files.items()})
+        self.files.sync_tree(self.prefix)
         header = {
             "format": FORMAT,
             "kind": self.kind,

