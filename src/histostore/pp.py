@@ -59,7 +59,7 @@ def ingest(
     if sheet is not None:
         samples = read_sheet(sheet)
     else:
-        paths = {k: Path(v) if k in _FILES and v is not None else v for k, v in files.items()}
+        paths: dict[str, Any] = {k: Path(v) if k in _FILES and v is not None else v for k, v in files.items()}
         samples = [Sample(slide=str(slide), meta=meta or {}, **paths)]
     return [_ingest(store, sample, spec, progress=progress) for sample in samples]
 

@@ -39,8 +39,8 @@ def embed(
 
     Options as in `histostore.stages.embed.embed`.
     """
-    wanted = list(backbone) if isinstance(backbone, list | tuple) else [backbone]
-    loaded = [load_backbone(b) if isinstance(b, str) else b for b in wanted]
+    wanted: list[Any] = list(backbone) if isinstance(backbone, list | tuple) else [backbone]
+    loaded: list[Backbone] = [load_backbone(b) if isinstance(b, str) else b for b in wanted]
     chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())
     return [r for s in chosen for r in _embed(store, s, loaded, tiles=tiles, progress=progress, **options)]
 

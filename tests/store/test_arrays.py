@@ -69,7 +69,9 @@ def test_files_are_byte_equal_with_those_of_zarr_python(tmp_path: Path, case: st
         theirs = zarr.open_array(tmp_path / "theirs", mode="r+")
         theirs[:] = values
     keys = [spec.key(s) for s in range(spec.n_shards)]
-    written = sorted(p.relative_to(tmp_path / "theirs").as_posix() for p in (tmp_path / "theirs" / "c").rglob("*") if p.is_file())
+    written = sorted(
+        p.relative_to(tmp_path / "theirs").as_posix() for p in (tmp_path / "theirs" / "c").rglob("*") if p.is_file()
+    )
     assert written == sorted(keys)
     for key in keys:
         assert files.get(f"ours/{key}") == files.get(f"theirs/{key}"), key
@@ -191,7 +193,13 @@ def test_rows_of_another_type_or_shape_are_not_written() -> None:
     for rows in (np.zeros((4, 2), np.int32), np.zeros((4, 3), np.float32), np.zeros(4, np.float32), [[0.0, 0.0]]):
         with pytest.raises(UsageError, match="rows of this array are float32"):
             list(chunk_rows(spec, rows))
-    for values in (np.array(["a"]), np.array([object()]), np.array(1.0), np.array(["2020"], "M8[D]"), np.zeros(2, complex)):
+    for values in (
+        np.array(["a"]),
+        np.array([object()]),
+        np.array(1.0),
+        np.array(["2020"], "M8[D]"),
+        np.zeros(2, complex),
+    ):
         with pytest.raises(UsageError, match="is not stored"):
             small_array(values)
 

@@ -135,7 +135,9 @@ def test_gzip_is_read_though_never_written() -> None:
     values = np.arange(8, dtype=np.float32)
     data = with_crc(zlib.compress(values.tobytes(), wbits=31))
     np.testing.assert_array_equal(pipeline.decode(data, shape=(8,), dtype=values.dtype, where="x"), values)
-    np.testing.assert_array_equal(pipeline.decode(pipeline.encode(values), shape=(8,), dtype=values.dtype, where="x"), values)
+    np.testing.assert_array_equal(
+        pipeline.decode(pipeline.encode(values), shape=(8,), dtype=values.dtype, where="x"), values
+    )
 
 
 def test_jpeg_keeps_all_chroma_and_zstd_keeps_every_bit() -> None:
@@ -168,7 +170,9 @@ def read_group(store: Store, ref: Any) -> Any:
 
 def readers_of(store: Store) -> dict[str, Callable[[Store], Any]]:
     """For every file of a store, what reads it."""
-    found: dict[str, Callable[[Store], Any]] = {"STORE.json": lambda s: (open_store(s.uri).name, open_store(s.uri).uuid)}
+    found: dict[str, Callable[[Store], Any]] = {
+        "STORE.json": lambda s: (open_store(s.uri).name, open_store(s.uri).uuid)
+    }
     for owner in store.owners():
         for key, _, _ in store.files.walk(f"manifests/{owner}"):
             found[key] = lambda s, o=owner, n=int(key[-13:-5]): s.manifest(o, n)
@@ -239,7 +243,9 @@ def test_flipped_bits_in_working_files_change_nothing_of_what_is_sealed(
     for turn in range(60):
         with begin_vectors(store, name=f"n{turn}") as writer:
             fill(writer, 4)
-        working = sorted((store.files.root / writer.prefix).glob("receipts/*")) + [store.files.root / writer.prefix / "ATTEMPT.json"]
+        working = sorted((store.files.root / writer.prefix).glob("receipts/*")) + [
+            store.files.root / writer.prefix / "ATTEMPT.json"
+        ]
         path = working[turn % len(working)]
         path.write_bytes(flip(path.read_bytes(), rng))
         with begin_vectors(store, name=f"n{turn}") as writer:

@@ -61,7 +61,9 @@ def test_a_reader_sees_the_old_or_the_new_file_never_a_part(files: LocalFiles) -
     assert [k for k, _, _ in files.walk("")] == ["key"]
 
 
-def test_put_new_has_one_winner_among_eight_processes(files: LocalFiles, python: Callable[..., subprocess.Popen]) -> None:
+def test_put_new_has_one_winner_among_eight_processes(
+    files: LocalFiles, python: Callable[..., subprocess.Popen]
+) -> None:
     script = """if True:
         import sys
         from histostore.store.files import LocalFiles
@@ -257,7 +259,9 @@ _FULL = """if True:
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_where_it_was_once_there_is_space(tmp_path: Path) -> None:
     enter = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
     mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"
-    can_mount = shutil.which("unshare") and not subprocess.run([*enter, "sh", "-c", mount], capture_output=True).returncode
+    can_mount = (
+        shutil.which("unshare") and not subprocess.run([*enter, "sh", "-c", mount], capture_output=True).returncode
+    )
     if can_mount:
         command = [*enter, "sh", "-c", f'{mount} && exec "$0" -c "$1" {tmp_path} tmpfs', sys.executable, _FULL]
         advice = "the disk is full"

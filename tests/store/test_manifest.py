@@ -24,9 +24,7 @@ def test_the_empty_manifest_is_number_zero_and_nothing_is_written_for_it(store: 
     assert store.files.children("manifests") == []
 
 
-def test_a_commit_shows_what_was_added_and_a_second_one_is_a_no_op(
-    store: Store, seal_meta: Callable[..., Ref]
-) -> None:
+def test_a_commit_shows_what_was_added_and_a_second_one_is_a_no_op(store: Store, seal_meta: Callable[..., Ref]) -> None:
     ref = seal_meta(store)
     first = store.commit("S1", [ref])
     assert (first.added, first.already_there, first.manifest.number) == (("meta/meta",), (), 1)

@@ -69,9 +69,7 @@ def test_a_folder_that_is_taken_is_refused(tmp_path: Path, store: Store) -> None
     assert not (tmp_path / "new").exists()
 
 
-def test_of_many_processes_that_make_a_store_one_does(
-    tmp_path: Path, python: Callable[..., subprocess.Popen]
-) -> None:
+def test_of_many_processes_that_make_a_store_one_does(tmp_path: Path, python: Callable[..., subprocess.Popen]) -> None:
     script = """if True:
         import sys
         from histostore.errors import ConflictError
@@ -100,7 +98,9 @@ def test_what_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"format": "1.0"}', b"[" * 100_000, b"\xff\xfe"], ids=repr)
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b'{"format": "1.0"}', b"[" * 100_000, b"\xff\xfe"], ids=repr
+)
 def test_a_damaged_header_is_corruption(store: Store, data: bytes) -> None:
     (Path(store.uri) / "STORE.json").write_bytes(data)
     with pytest.raises(CorruptionError, match=r"STORE\.json"):
@@ -216,9 +216,7 @@ def test_committed_tells_whether_there_is_anything_to_do(store: Store, seal_meta
     assert store.committed("S1", "meta", "meta", spec={}, inputs={}) is None
 
 
-def test_a_folder_of_another_owner_is_a_storage_error(
-    tmp_path: Path, python: Callable[..., subprocess.Popen]
-) -> None:
+def test_a_folder_of_another_owner_is_a_storage_error(tmp_path: Path, python: Callable[..., subprocess.Popen]) -> None:
     tmp_path.chmod(0o700)
     script = """if True:
         import os, sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def ingest(args: argparse.Namespace) -> int:
         if backbones:
             yield from _tile_and_embed(store, sample.slide, args.px, backbones, line)
 
-    return each(((s.slide, lambda s=s: one(s)) for s in _samples(args)), args)
+    return each(((s.slide, partial(one, s)) for s in _samples(args)), args)
 
 
 def _samples(args: argparse.Namespace) -> list[Sample]:
@@ -121,7 +122,7 @@ def tile(args: argparse.Namespace) -> int:
 def _by_slide(
     store: Store, args: argparse.Namespace, one: Callable[[str], Iterable[StageResult]]
 ) -> Iterable[tuple[str, Callable[[], Iterable[StageResult]]]]:
-    return [(s, lambda s=s: one(s)) for s in chosen_slides(store, args)]
+    return [(s, partial(one, s)) for s in chosen_slides(store, args)]
 
 
 def _tile_spec(args: argparse.Namespace) -> TileSpec:
@@ -165,4 +166,4 @@ def embed(args: argparse.Namespace) -> int:
             workers=args.workers, replace=args.replace, allow_mpp=args.allow_mpp, progress=line,
         )  # fmt: skip
 
-    return each([(s, lambda s=s: one(s)) for s in slides], args)
+    return each([(s, partial(one, s)) for s in slides], args)

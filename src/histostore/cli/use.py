@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from histostore.stages.fit import FitResult
+    from histostore.stages.result import StageResult
 
 TUNED = (
     FeatureSpec(),
@@ -85,9 +87,11 @@ def predict(args: argparse.Namespace) -> int:
 
     store = the_store(args)
     slides = chosen_slides(store, args)
-    worst = each(
-        [(s, lambda s=s: [run(store, s, args.head, tiles=args.tiles, replace=args.replace)]) for s in slides], args
-    )
+
+    def one(slide: str) -> list[StageResult]:
+        return [run(store, slide, args.head, tiles=args.tiles, replace=args.replace)]
+
+    worst = each([(s, partial(one, s)) for s in slides], args)
     if worst == 0 and args.output is not None:
         from histostore.stages.predict import write_predictions
 

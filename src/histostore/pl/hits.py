@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from histostore.errors import DataError, UsageError
 from histostore.pl.style import FAINT, INK, OKABE_ITO, check_lengths, finish, plain, shorten
@@ -45,12 +46,12 @@ def gallery(
     Parameters
     ----------
     query_tile
-        ``(px, px, 3)`` uint8 RGB; its edge may differ from that of the hits.
+        ``(h, w, 3)`` uint8 RGB; where larger than the hits it is reduced to their size.
     hit_tiles
         ``(k, px, px, 3)`` uint8 RGB, best first; 0 <= k <= 1000.
     captions
-        One per hit, two lines at most; or a table with a row per hit and the columns ``slide``, ``id`` and
-        ``distance`` (or ``score``).
+        One per hit, two lines at most; or a table with a row per hit and the columns ``slide``, ``barcode`` (or
+        ``id``) and ``distance`` (or ``score``).
     columns
         Tiles in a row, the query counted; None makes the sheet about 4:3.
 
@@ -65,6 +66,7 @@ def gallery(
     if len(hits) > MAX_HITS:
         msg = f"{len(hits)} hits for one sheet, at most {MAX_HITS}; lower k"
         raise UsageError(msg)
+    query_tile = _reduced(query_tile, hits)
     text = _captions(captions)
     check_lengths("captions", len(text), len(hits), "hits")
     sheet = _Sheet(len(hits) + 1, edge=_edge(query_tile, hits), columns=columns, titled=bool(title))
@@ -88,6 +90,15 @@ def _check_tiles(tiles: NDArray[Any], what: str) -> None:
         raise DataError(msg)
 
 
+def _reduced(query: NDArray[np.uint8], hits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the query no larger than a hit: a crop of any size may have been asked with."""
+    limit, longest = max(hits.shape[1:3]), max(query.shape[:2])
+    if not len(hits) or longest <= limit:
+        return query
+    height, width = (max(1, round(px * limit / longest)) for px in query.shape[:2])
+    return np.asarray(Image.fromarray(query).resize((width, height), Image.Resampling.BOX))
+
+
 def _edge(query: NDArray[np.uint8], hits: NDArray[np.uint8]) -> int:
     """Return the edge of a cell in pixels: that of the largest tile, enlarged by a whole factor where small."""
     longest = (max(query.shape[:2]), max(hits.shape[1:3]))
@@ -102,11 +113,13 @@ def _captions(captions: Sequence[str] | pd.DataFrame) -> list[str]:
     if not isinstance(captions, pd.DataFrame):
         return [str(c) for c in captions]
     measure = next((c for c in ("distance", "score") if c in captions.columns), None)
-    if measure is None or not {"slide", "id"} <= set(captions.columns):
-        msg = f"captions have columns {', '.join(map(str, captions.columns))}; need slide, id and distance or score"
+    which = next((c for c in ("barcode", "id") if c in captions.columns), None)
+    if measure is None or which is None or "slide" not in captions.columns:
+        have = ", ".join(map(str, captions.columns))
+        msg = f"captions have the columns {have}; need slide, barcode (or id) and distance (or score)"
         raise UsageError(msg)
-    rows = zip(captions["slide"], captions["id"], captions[measure], strict=True)
-    return [f"{i}  {value:.3f}  {slide}\n{name}" for i, (slide, name, value) in enumerate(rows, start=1)]
+    rows = zip(captions["slide"], captions[which], captions[measure], strict=True)
+    return [f"{i}  {value:.3g}  {slide}\n{name}" for i, (slide, name, value) in enumerate(rows, start=1)]
 
 
 class _Sheet:

@@ -32,6 +32,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 class _Picture:
     caption: str
     base64: str
+    width: int | None
+    """Width on the page in CSS pixels (96 an inch); None shows each pixel as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,18 @@ def _part(number: int, section: Section, digits: int) -> _Part:
         paragraphs=tuple(p.strip() for p in re.split(r"\n\s*\n", section.text) if p.strip()),
         warnings=tuple(section.warnings),
         tables=tuple(page_table(caption, frame, digits=digits) for caption, frame in section.tables.items()),
-        pictures=tuple(_Picture(caption, _base64(caption, figure)) for caption, figure in section.figures.items()),
+        pictures=tuple(_picture(caption, figure) for caption, figure in section.figures.items()),
         notes=tuple(section.notes),
     )
 
 
-def _base64(caption: str, figure: Figure | bytes) -> str:
+def _picture(caption: str, figure: Figure | bytes) -> _Picture:
+    width = None
     if isinstance(figure, bytes):
         png = figure
     else:
+        # a contact sheet (100 dpi) is shown pixel by pixel, a chart at its size in inches, sharp on any screen
+        width = round(figure.get_figwidth() * 96) if figure.dpi > 120 else None
         buffer = io.BytesIO()
         # no Software entry: it would change the bytes with every release of matplotlib
         figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": None})
@@ -124,7 +129,7 @@ def _base64(caption: str, figure: Figure | bytes) -> str:
     if not png.startswith(PNG_SIGNATURE):
         msg = f"the bytes of figure '{caption}' are no PNG; give a matplotlib Figure or a PNG file's bytes"
         raise UsageError(msg)
-    return base64.b64encode(png).decode("ascii")
+    return _Picture(caption, base64.b64encode(png).decode("ascii"), width)
 
 
 def _json(appendix: Mapping[str, Any] | None) -> str:

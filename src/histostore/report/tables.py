@@ -61,7 +61,8 @@ def page_table(caption: str, frame: pd.DataFrame, *, digits: int = 3) -> PageTab
     heads = [_name(c) for c in frame.columns]
     heads = [_name(frame.index.names) if any(frame.index.names) else "", *heads] if named else heads
     right = [_is_numeric(values) and not (named and i == 0) for i, values in enumerate(columns)]
-    cells = [[Cell(format_value(v, digits), r) for v in values] for values, r in zip(columns, right, strict=True)]
+    places = [0 if _is_whole(values) else digits for values in columns]
+    cells = [[Cell(format_value(v, d), r) for v in values] for values, d, r in zip(columns, places, right, strict=True)]
     return PageTable(
         caption=caption,
         head=tuple(Cell(h, r) for h, r in zip(heads, right, strict=True)),
@@ -99,6 +100,12 @@ def _float(number: float, digits: int) -> str:
 def _is_numeric(values: Sequence[Any]) -> bool:
     there = [v for v in values if not (v is None or v is pd.NA or v is pd.NaT)]
     return bool(there) and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in there)
+
+
+def _is_whole(values: Sequence[Any]) -> bool:
+    """Return whether floats are counts in disguise (a column of counts with a missing value is float)."""
+    there = [v for v in values if isinstance(v, float) and math.isfinite(v)]
+    return bool(there) and all(v.is_integer() for v in there) and max(map(abs, there)) > 1
 
 
 def _name(key: Any) -> str:

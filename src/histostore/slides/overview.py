@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,6 +23,8 @@ MAX_FACTOR = 256
 """Pixels averaged at once, along an edge; what is left is resampled from the canvas."""
 BLOCKS_AT_ONCE = 8
 SMALLEST_BLOCK_PX = 64
+MAX_REREADS = 64
+"""Failed blocks that are looked at more closely; a slide that is bad all over need not be, and each costs a reopening."""
 
 
 class ReadTiles(Protocol):
@@ -41,7 +44,7 @@ def overview(
 
     The coarsest level that is large enough is averaged over whole blocks of pixels, then resampled to the exact
     size (both edges by the same factor, rounded). A slide smaller than `max_px` is not enlarged. What cannot be
-    read is black, down to blocks of 64 px.
+    read is black, in blocks of 64 px where the damage is small.
     """
     if max_px <= 0:
         msg = f"max_px is {max_px}, not positive"
@@ -50,7 +53,8 @@ def overview(
     level = max((i for i, size in enumerate(level_sizes) if max(size) >= canvas_px), default=0)
     width, height = level_sizes[level]
     factor = min(MAX_FACTOR, max(1, max(width, height) // canvas_px))
-    canvas = _average(read, level, (width, height), downsamples[level], factor)
+    blocks = _Blocks(read, level, downsamples[level], factor)
+    canvas = _average(blocks, (width, height), factor)
     scale = min(1.0, max_px / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if size == (width, height):
@@ -59,7 +63,34 @@ def overview(
     return np.array(Image.fromarray(canvas).resize(size, Image.Resampling.BOX, box=box))
 
 
-def _average(read: ReadTiles, level: int, size: tuple[int, int], downsample: float, factor: int) -> NDArray[np.uint8]:
+@dataclass(slots=True)
+class _Blocks:
+    """Squares of one level. One that fails is read again by quarters, so that a bad tile does not blacken it all."""
+
+    read: ReadTiles
+    level: int
+    downsample: float
+    factor: int
+    rereads_left: int = MAX_REREADS
+
+    def take(self, at: NDArray[np.int64], px: int) -> NDArray[np.uint8]:
+        """Return ``(n, px, px, 3)`` squares at corners (x, y) of the level."""
+        corner = np.rint(at * self.downsample).astype(np.int64)
+        pixels, status = self.read(corner, px=px, level=self.level)
+        half = px // 2
+        if half < max(SMALLEST_BLOCK_PX, self.factor) or px % 2:
+            return pixels
+        for i in np.flatnonzero(status == TileStatus.UNREADABLE):
+            if self.rereads_left <= 0:
+                break
+            self.rereads_left -= 1
+            quarters = at[i] + half * np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
+            q = self.take(quarters, half)
+            pixels[i] = np.vstack([np.hstack([q[0], q[1]]), np.hstack([q[2], q[3]])])
+        return pixels
+
+
+def _average(blocks: _Blocks, size: tuple[int, int], factor: int) -> NDArray[np.uint8]:
     """Return a level with every `factor` x `factor` pixels as their mean; the last ones are averaged with white."""
     width, height = size
     cells = 1
@@ -71,23 +102,7 @@ def _average(read: ReadTiles, level: int, size: tuple[int, int], downsample: flo
     grid = [(x, y) for y in range(rows) for x in range(columns)]
     for start in range(0, len(grid), BLOCKS_AT_ONCE):
         part = np.asarray(grid[start : start + BLOCKS_AT_ONCE], np.int64)
-        blocks = _read_down(read, part * px, px, level, downsample, factor)
-        for block, (x, y) in zip(blocks, part.tolist(), strict=True):
+        for block, (x, y) in zip(blocks.take(part * px, px), part.tolist(), strict=True):
             small = Image.fromarray(block).reduce(factor)
             canvas[y * cells : (y + 1) * cells, x * cells : (x + 1) * cells] = np.asarray(small)
     return canvas[: -(-height // factor), : -(-width // factor)]
-
-
-def _read_down(
-    read: ReadTiles, at: NDArray[np.int64], px: int, level: int, downsample: float, factor: int
-) -> NDArray[np.uint8]:
-    """Read blocks, and those that fail by quarters, so that one bad tile does not blacken a whole block."""
-    pixels, status = read(np.rint(at * downsample).astype(np.int64), px=px, level=level)
-    half = px // 2
-    if half < max(SMALLEST_BLOCK_PX, factor) or px % 2:
-        return pixels
-    for i in np.flatnonzero(status == TileStatus.UNREADABLE):
-        quarters = at[i] + half * np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
-        q = _read_down(read, quarters, half, level, downsample, factor)
-        pixels[i] = np.vstack([np.hstack([q[0], q[1]]), np.hstack([q[2], q[3]])])
-    return pixels

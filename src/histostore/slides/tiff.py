@@ -31,7 +31,9 @@ CACHE_BYTES = 64 * 1024**2
 DECODE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, struct.error, OSError)
 """What codecs raise on damaged segments (imagecodecs' own errors are RuntimeErrors)."""
 
-OPEN_ERRORS = (tifffile.TiffFileError, *DECODE_ERRORS)
+OPEN_ERRORS = (tifffile.TiffFileError, ArithmeticError, AttributeError, *DECODE_ERRORS)
+"""What tifffile raises on tables that make no sense (found by mutating headers)."""
+
 JPEG_COMPRESSIONS = frozenset({6, 7, 34892})
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL import Image
 
 
 def vendor_of(path: Path) -> str | None:
@@ -57,7 +58,7 @@ class OpenSlideSlide:
                 pixels[i], status[i] = 0, TileStatus.UNREADABLE
                 self._reopen()
             else:
-                pixels[i] = over_white(np.asarray(region))
+                pixels[i] = _rgb(region)
         return pixels, status
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
@@ -86,6 +87,13 @@ class OpenSlideSlide:
         # an openslide handle answers nothing but its first error ever after
         self.close()
         self._handle = _open(self.uri)
+
+
+def _rgb(region: Image.Image) -> NDArray[np.uint8]:
+    """Return a region over white; where all of it is opaque, Pillow drops alpha four times as fast as numpy."""
+    if region.getchannel("A").getextrema() == (255, 255):
+        return np.asarray(region.convert("RGB"))
+    return over_white(np.asarray(region))
 
 
 def _open(path: str) -> openslide.OpenSlide:

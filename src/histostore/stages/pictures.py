@@ -78,7 +78,7 @@ def out_of_fold(
     return pd.concat(truths), pd.concat(predictions)
 
 
-def _some(fold: FoldResult, values: np.ndarray, index: pd.Index, genes: Sequence[str]) -> pd.DataFrame:  # type: ignore[type-arg]
+def _some(fold: FoldResult, values: np.ndarray, index: pd.Index, genes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=list(fold.genes)).reindex(columns=list(genes))
 
 
@@ -101,6 +101,7 @@ def fit_sections(result: FitResult, adata: AnnData) -> list[Section]:
     evaluation = result.evaluation
     genes = best_genes(evaluation, SCATTER_GENES)
     truth, prediction = out_of_fold(evaluation, list(adata.obs_names), genes)
+    slide_of = pd.Series(adata.obs["slide"]).astype(str).reindex(truth.index)
     scores = score_table(evaluation)
     counts = {**result.left_out, **evaluation.report.counts}
     rows = "Rows: " + ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) + "."
@@ -113,12 +114,13 @@ def fit_sections(result: FitResult, adata: AnnData) -> list[Section]:
         same_patient="same patient on both sides" in evaluation.split_text,
         figures={
             "Scores by fold": fold_table(scores.dropna(how="all")),
-            "Scores by gene": gene_scores(
-                by_gene[[m for m in scores.index if by_gene.get(m) is not None]].dropna(how="all", axis=1),
-                method=evaluation.method,
-            ),
+            "Scores by gene": gene_scores(by_gene.dropna(how="all", axis=1), method=evaluation.method),
             "Predicted against measured, held-out rows": scatter(
-                truth, prediction, genes, labels=adata.obs["slide"].astype(str).reindex(truth.index), unit=UNIT
+                truth,
+                prediction,
+                genes,
+                labels=pd.Series(adata.obs["slide"]).astype(str).reindex(truth.index),
+                unit=UNIT,
             ),
         },
         notes=[rows, *evaluation.report.notes],
@@ -195,7 +197,7 @@ def prediction_maps(
     return written
 
 
-def _log_cp10k(adata: AnnData, gene: str) -> np.ndarray:  # type: ignore[type-arg]
+def _log_cp10k(adata: AnnData, gene: str) -> np.ndarray:
     total = np.asarray(adata.X.sum(axis=1)).ravel()
-    counts = np.asarray(adata[:, gene].X.todense()).ravel()
+    counts = np.asarray(adata[:, [gene]].X.sum(axis=1)).ravel()
     return np.log1p(np.divide(counts * 1e4, total, out=np.zeros(len(total)), where=total > 0))

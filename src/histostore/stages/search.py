@@ -42,7 +42,8 @@ class Hits:
         """Return the query's pixels ``(px, px, 3)``, for a query by spot."""
         if self.single is None:
             raise UsageError("only a query by slide and spot has a stored tile")
-        return tiles_of(self.single[0], np.array([self.single[1]]))[0]
+        tile: NDArray[np.uint8] = tiles_of(self.single[0], np.array([self.single[1]]))[0]
+        return tile
 
     def tiles(self) -> NDArray[np.uint8]:
         """Return the hits' pixels ``(k, px, px, 3)`` uint8 RGB as stored."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 import scipy.sparse as sp
 
 
-def cohort(slides=6, per_patient=2, rows=60, d=16, genes=40, seed=0):
+def _cohort(slides=6, per_patient=2, rows=60, d=16, genes=40, seed=0):
     rng = np.random.default_rng(seed)
     n = slides * rows
     X = rng.normal(size=(n, d))
@@ -27,3 +28,9 @@ def cohort(slides=6, per_patient=2, rows=60, d=16, genes=40, seed=0):
     )
     symbols = [f"G{i:02d}" for i in range(genes)]
     return {"X": X.astype(np.float32), "counts": sp.csr_array(counts), "symbols": symbols, "obs": obs}
+
+
+@pytest.fixture(scope="session")
+def make_cohort():
+    """Return the function that draws a cohort: ``make_cohort(seed=1)``."""
+    return _cohort

@@ -1,0 +1,61 @@
+"""Killed runs: nothing half-written is seen, a resumed run leaves the bytes of an uninterrupted one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from histostore.testing.crash import torment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SLIDE = "A1"
+
+
+@pytest.fixture
+def fresh_from(tmp_path: Path) -> Callable[[Path], Callable[[], Path]]:
+    made = iter(range(10_000))
+
+    def of(store: Path) -> Callable[[], Path]:
+        # hard links would let a writer change the original: bytes are copied
+        return lambda: Path(shutil.copytree(store, tmp_path / f"store{next(made)}"))
+
+    return of
+
+
+def kills(default: int, request: pytest.FixtureRequest) -> int:
+    return default
+
+
+@pytest.mark.parametrize("n", [10, pytest.param(50, marks=pytest.mark.torture)])
+def test_tile_survives_being_killed_at_random_moments(
+    n: int, ingested: Path, fresh_from, command, look_at_tiles
+) -> None:
+    def tile(store: Path) -> list[str]:
+        return command("tile", store, "--slides", SLIDE, "--at", "spots", "--px", "224", "--shard-tiles", "3")
+
+    tally = torment(tile, fresh_from(ingested), SLIDE, look_at_tiles, kills=n, seed=n)
+    print(tally)
+    assert tally.kills == n
+    assert tally.kept > 0
+    assert tally.looks > n
+
+
+@pytest.mark.parametrize("n", [10, pytest.param(50, marks=pytest.mark.torture)])
+def test_embed_survives_being_killed_at_random_moments(
+    n: int, tiled: Path, fresh_from, command, look_at_embeddings
+) -> None:
+    def embed(store: Path) -> list[str]:
+        slow = "testing?delay_ms=10"
+        return command("embed", store, "--slides", SLIDE, "--backbone", slow, "--batch", "3", "--shard-rows", "3")
+
+    tally = torment(embed, fresh_from(tiled), SLIDE, look_at_embeddings("testing"), kills=n, seed=n)
+    print(tally)
+    assert tally.kills == n
+    assert tally.kept > 0
+    assert tally.looks > n

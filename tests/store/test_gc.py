@@ -1,0 +1,255 @@
+"""gc: removes what nothing names, after a grace, and never what is being written."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from histostore.errors import NotFoundError, UsageError
+from histostore.store.files import PARTIAL
+from histostore.store.gc import DAY, plan_gc, run_gc
+from histostore.store.manifest import manifest_key, numbers
+from histostore.store.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from histostore.store.gc import GcPlan
+    from histostore.store.groups import GroupWriter
+    from histostore.store.manifest import Ref
+    from histostore.store.store import Store
+
+
+def age(store: Store, prefix: str = "", seconds: float = 2 * DAY) -> None:
+    then = time.time() - seconds
+    for key, _, _ in store.files.walk(prefix):
+        os.utime(store.files.root / key, (then, then))
+
+
+def reasons(plan: GcPlan) -> dict[str, str]:
+    return {item.path: item.reason for item in plan.items}
+
+
+def listing(store: Store) -> list[str]:
+    return [key for key, _, _ in store.files.walk("")]
+
+
+def test_a_whole_store_loses_nothing_however_old(golden: Store) -> None:
+    age(golden)
+    before = listing(golden)
+    plan = plan_gc(golden)
+    assert (plan.items, plan.files, plan.bytes) == ((), 0, 0)
+    assert run_gc(plan, erase=True).removed == ()
+    assert listing(golden) == before
+
+
+def test_orphans_go_after_the_grace_and_running_ones_never(
+    store: Store, begin_vectors: Callable[..., GroupWriter], seal_vectors: Callable[..., Ref], vectors: np.ndarray
+) -> None:
+    committed, sealed = seal_vectors(store, name="committed"), seal_vectors(store, name="sealed")
+    store.commit("S1", [committed])
+    with begin_vectors(store, name="left") as left:
+        left.write_rows("embedding", 0, vectors[:4])
+    with begin_vectors(store, name="now") as now:
+        now.write_rows("embedding", 0, vectors[:4])
+        young = plan_gc(store)
+        assert (young.items, young.running, young.young) == ((), 1, 2)
+        age(store)
+        plan = plan_gc(store)
+        assert reasons(plan) == {sealed.prefix: "uncommitted", left.prefix: "abandoned"}
+        assert plan.running == 1
+        before = listing(store)
+        assert plan.by_reason()["uncommitted"] == (
+            sum(k.startswith(sealed.prefix) for k in before),
+            sum(n for _, n, _ in store.files.walk(sealed.prefix)),
+        )
+        assert listing(store) == before  # a plan changes nothing
+        done = run_gc(plan)
+        assert done.removed == plan.items
+        assert (done.files, done.bytes) == (plan.files, plan.bytes)
+        assert [k for k in before if k not in listing(store)] == [
+            k for k in before if k.startswith((sealed.prefix, left.prefix))
+        ]
+        for shard in now.pending("embedding"):
+            now.write_rows("embedding", shard, vectors[4 * shard : 4 * shard + 4])
+        now.put_array("status", np.zeros(23, np.uint8))
+        store.commit("S1", [now.seal(rows=23)])
+    assert verify(store).problems == ()
+    np.testing.assert_array_equal(store.group(committed).read("embedding"), vectors)
+
+
+def test_what_is_adopted_or_committed_after_the_plan_is_kept(
+    store: Store, begin_vectors: Callable[..., GroupWriter], seal_vectors: Callable[..., Ref]
+) -> None:
+    refs = [seal_vectors(store, name=n) for n in ("committed", "adopted", "gone")]
+    with begin_vectors(store, name="resumed") as left:
+        pass
+    age(store)
+    plan = plan_gc(store)
+    assert len(plan.items) == 4
+    store.commit("S1", [refs[0]])
+    assert seal_vectors(store, name="adopted") == refs[1]  # a run that is about to commit it
+    with begin_vectors(store, name="resumed") as again:
+        assert again.attempt == left.attempt
+        done = run_gc(plan)
+    assert [i.path for i in done.removed] == [refs[2].prefix]
+    assert sorted(i.path for i in done.kept) == sorted([refs[0].prefix, refs[1].prefix, left.prefix])
+    store.commit("S1", [refs[1]])
+    assert verify(store).ok
+    assert not [k for k in listing(store) if k.startswith(refs[0].prefix) and k.endswith("LOCK")]
+
+
+def test_a_sealed_attempt_that_a_run_took_up_again_is_young_again(
+    store: Store, seal_vectors: Callable[..., Ref]
+) -> None:
+    ref = seal_vectors(store)
+    age(store)
+    assert reasons(plan_gc(store)) == {ref.prefix: "uncommitted"}
+    assert seal_vectors(store) == ref
+    plan = plan_gc(store)
+    assert (plan.items, plan.young) == ((), 1)
+    store.commit("S1", [ref])
+    age(store)
+    assert reasons(plan_gc(store)) == {f"{ref.prefix}/ATTEMPT.json": "leftover"}
+    run_gc(plan_gc(store))
+    assert verify(store).problems == ()
+    assert seal_vectors(store) == ref
+    assert verify(store).problems == ()  # committed: nothing is written into it
+
+
+def test_single_files_of_killed_writers_go_after_the_grace(golden: Store) -> None:
+    ref = golden.slide("G1").find("tiles")
+    keys = [
+        f"{PARTIAL}1", f"manifests/G1/{PARTIAL}2", f"{ref.prefix}/{PARTIAL}3", f"{ref.prefix}/LOCK",
+        f"{ref.prefix}/receipts/x.0.json",
+    ]  # fmt: skip
+    for key in keys:
+        (golden.files.root / key).parent.mkdir(exist_ok=True)
+        (golden.files.root / key).write_bytes(b"12345")
+    assert plan_gc(golden).items == ()
+    assert plan_gc(golden).young == 5
+    age(golden)
+    plan = plan_gc(golden)
+    assert sorted(reasons(plan)) == sorted(keys)
+    assert plan.bytes == 25
+    run_gc(plan)
+    assert verify(golden).problems == ()
+
+
+def test_history_goes_only_when_asked_and_what_the_newest_names_stays(golden: Store) -> None:
+    age(golden)
+    old = golden.manifest("G1", 1).find("meta")
+    newest = golden.slide("G1")
+    plan = plan_gc(golden, keep_history=False)
+    assert reasons(plan) == {
+        manifest_key("G1", 1): "history", manifest_key("G1", 2): "history", old.prefix: "superseded",
+    }  # fmt: skip
+    run_gc(plan)
+    assert numbers(golden.files, "G1") == [3]
+    assert golden.slide("G1") == newest
+    assert verify(golden).problems == ()
+    assert golden.commit("G1", [], remove=["predictions/toy"]).manifest.number == 4
+
+
+def test_history_superseded_within_the_grace_stays_for_its_readers(golden: Store) -> None:
+    age(golden)
+    os.utime(golden.files.root / manifest_key("G1", 3))
+    plan = plan_gc(golden, keep_history=False)
+    assert reasons(plan) == {manifest_key("G1", 1): "history"}
+    run_gc(plan)
+    assert verify(golden).ok
+    assert golden.group(golden.manifest("G1", 2).find("meta")).attrs["fields"] == {"patient": "A"}
+
+
+def test_a_deleted_slide_goes_only_when_erased_and_then_wholly(golden: Store) -> None:
+    with golden.begin("G2", "meta", "meta", spec={}, inputs={}) as writer:
+        golden.commit("G2", [writer.seal(rows=1)])
+    golden.delete_slide("G1")
+    plan = plan_gc(golden)
+    assert {i.reason for i in plan.items} == {"deleted"}
+    before = listing(golden)
+    kept = run_gc(plan)
+    assert (kept.removed, kept.kept) == ((), plan.items)
+    assert listing(golden) == before
+    assert run_gc(plan, erase=True).removed == plan.items
+    assert not [k for k in listing(golden) if "G1" in k]
+    assert golden.slides() == ["G2"]
+    assert verify(golden).problems == ()
+    with pytest.raises(NotFoundError):
+        golden.slide("G1")
+
+
+def test_an_erase_killed_half_way_never_brings_the_slide_back(golden: Store) -> None:
+    golden.delete_slide("G1")
+    plan = plan_gc(golden)
+    for n in range(len(plan.items)):
+        first = type(plan)(**{**{f: getattr(plan, f) for f in plan.__slots__}, "items": plan.items[n : n + 1]})
+        run_gc(first, erase=True)
+        assert golden.slides() == []
+    assert not [k for k in listing(golden) if "G1" in k]
+
+
+def test_a_slide_that_came_anew_after_the_plan_is_not_erased(golden: Store) -> None:
+    refs = list(golden.slide("G1").entries.values())
+    golden.delete_slide("G1")
+    plan = plan_gc(golden)
+    golden.commit("G1", refs)
+    done = run_gc(plan, erase=True)
+    assert done.removed == ()
+    assert set(golden.slide("G1").entries) == {r.key for r in refs}
+    assert verify(golden).ok
+
+
+def test_an_owner_with_a_manifest_that_cannot_be_read_is_left_alone(
+    golden: Store, seal_meta: Callable[..., Ref]
+) -> None:
+    orphan = seal_meta(golden, slide="G1", name="orphan", patient="Z")
+    (golden.files.root / manifest_key("G1", 3)).write_bytes(b"{")
+    age(golden)
+    plan = plan_gc(golden, keep_history=False)
+    assert plan.items == ()
+    assert set(plan.left) == {"G1"}
+    assert "manifest 3 cannot be read" in plan.left["G1"]
+    assert orphan.prefix in {a.rpartition("/")[0] for a in listing(golden)}
+
+
+def test_a_clock_that_runs_ahead_or_behind_harms_nothing_that_is_named_or_written(
+    golden: Store, begin_vectors: Callable[..., GroupWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with begin_vectors(golden, slide="G1") as now:
+        for shift in (3 * DAY, -3 * DAY):
+            monkeypatch.setattr(time, "time", lambda s=shift, real=time.time_ns: real() / 1e9 + s)
+            run_gc(plan_gc(golden))
+            monkeypatch.undo()
+        assert now.pending("embedding") == list(range(6))
+        assert golden.files.size(f"{now.prefix}/ATTEMPT.json") is not None
+        assert verify(golden).ok
+
+
+def test_a_grace_below_zero_is_refused(store: Store) -> None:
+    with pytest.raises(UsageError, match="grace is -1 s"):
+        plan_gc(store, grace_s=-1)
+
+
+def test_gc_and_a_run_that_takes_up_the_same_attempt_never_lose_a_commit(
+    store: Store, seal_vectors: Callable[..., Ref], vectors: np.ndarray
+) -> None:
+    import threading
+
+    for turn in range(20):
+        name = f"n{turn}"
+        seal_vectors(store, name=name)
+        age(store, "slides")
+        plan = plan_gc(store)
+        thread = threading.Thread(target=run_gc, args=(plan,))
+        thread.start()
+        ref = seal_vectors(store, name=name)
+        thread.join()
+        if store.files.size(f"{ref.prefix}/GROUP.json") is not None:
+            store.commit("S1", [ref])
+            np.testing.assert_array_equal(store.group(ref).read("embedding"), vectors)
+    assert verify(store).ok
