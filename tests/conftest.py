@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from histostore.testing.cohort import write_cohort
+from histostore.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     type Cli = Callable[..., subprocess.CompletedProcess[str]]
 
-COMMAND = (sys.executable, "-m", "histostore")
 TILE_PX = 96
 
 
@@ -35,12 +35,14 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cli() -> Cli:
-    """Run a command line in a process of its own; it must end with `code`."""
+    """Run a command line in this process; it must end with `code`."""
 
     def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == code, f"exit {done.returncode}, not {code}: {done.stderr}\n{done.stdout}"
-        return done
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            ended = main([str(a) for a in args])
+        assert ended == code, f"exit {ended}, not {code}: {err.getvalue()}\n{out.getvalue()}"
+        return subprocess.CompletedProcess(args, ended, out.getvalue(), err.getvalue())
 
     return run
 
@@ -48,6 +50,8 @@ def cli() -> Cli:
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Two small slides of two patients: ``A1`` a JPEG, ``B1`` an Aperio-like pyramid; files and truth."""
+    from histostore.testing.cohort import write_cohort  # heavy, and most tests do without
+
     folder = tmp_path_factory.mktemp("cohort")
     return write_cohort(folder, n_patients=2, slides_per_patient=1, spots=40, genes=60, px=1200)
 

@@ -186,8 +186,8 @@ class View:
         images
             Put each slide's overview image into ``uns["spatial"]``.
         counts
-            False for no X (all tiles, also those without counts); by default counts where the slides have them, and
-            rows without counts left out (counted in ``uns["histostore"]``).
+            False for no X (all tiles, also those without counts); by default counts where any row has them (tiles of
+            a grid have none), and rows without counts left out (counted in ``uns["histostore"]``).
         """
         from histostore.adata import build_adata
 
@@ -197,6 +197,7 @@ class View:
             if counts and not all(has):
                 lacking = ", ".join(p.slide for p, h in zip(self.parts, has, strict=True) if not h)
                 raise DataError(f"slides {lacking} have no counts; choose slides, or pass counts=False")
+            counts = counts and (not len(self) or any((p.count_row[_all(p)] >= 0).any() for p in self.parts))
         view = self.with_counts() if counts else self
         return build_adata(view, images=images, counts=counts)
 

@@ -540,8 +540,6 @@ def test_the_other_slides_of_a_sheet_go_on(cohort: Cohort, tmp_path: Path, spawn
         told_apart += 1
         rows.append(",".join(str(fields.get(c) or "") for c in columns).replace("X1", f"bad{i}", 1))
     first, last = cohort.slides
-    good = [f"{s.name},{s.image},2,,{s.counts},{s.spots},,,,": s for s in ()] if False else []
-    del good
     ends = [f"{s.name},{s.image},2,,{s.counts},{s.spots},,,," for s in (first, last)]
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("\n".join([",".join(columns), ends[0], *rows, ends[1]]))

@@ -95,3 +95,8 @@ def test_the_fold_table_writes_every_score_and_leaves_the_mean_over_a_gap_open()
     assert [t.get_text() for t in ax.get_yticklabels()] == ["ridge", "both"]
     with pytest.raises(DataError, match="methods x folds"):
         fold_table(pd.DataFrame())
+
+
+def test_a_gene_predicted_as_a_constant_has_no_r(tables):
+    truth, prediction = tables
+    assert panels(scatter(truth, prediction.assign(A=1.0), ["A"]))[0].get_title() == "A  r undefined"

@@ -132,6 +132,12 @@ BAD: list[Any] = [
         "limit is 68,719,476,736",
         id="2e9_x_2e9",
     ),
+    pytest.param(
+        "a.tif",
+        lambda p: patched(tiled(p), t256=40_960, t257=32_768, t322=8192, t323=8192),
+        "1,342,177,280 pixels in .* per byte",
+        id="too_few_bytes",
+    ),
     pytest.param("a.tif", lambda p: patched(tiled(p), t324=10**9), "truncated.*tile 0 ends at byte", id="tile_outside"),
     pytest.param("a.tif", lambda p: looped(tiled(p)), "form a loop", id="directory_loop"),
     pytest.param("a.tif", lambda p: patched(tiled(p), t259=9999), "9999", id="unknown_compression"),

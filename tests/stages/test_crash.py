@@ -28,8 +28,6 @@ def fresh_from(tmp_path: Path) -> Callable[[Path], Callable[[], Path]]:
     return of
 
 
-def kills(default: int, request: pytest.FixtureRequest) -> int:
-    return default
 
 
 @pytest.mark.parametrize("n", [10, pytest.param(50, marks=pytest.mark.torture)])

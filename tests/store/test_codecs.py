@@ -243,9 +243,8 @@ def test_flipped_bits_in_working_files_change_nothing_of_what_is_sealed(
     for turn in range(60):
         with begin_vectors(store, name=f"n{turn}") as writer:
             fill(writer, 4)
-        working = sorted((store.files.root / writer.prefix).glob("receipts/*")) + [
-            store.files.root / writer.prefix / "ATTEMPT.json"
-        ]
+        folder = store.files.root / writer.prefix
+        working = [*sorted(folder.glob("receipts/*")), folder / "ATTEMPT.json"]
         path = working[turn % len(working)]
         path.write_bytes(flip(path.read_bytes(), rng))
         with begin_vectors(store, name=f"n{turn}") as writer:

@@ -252,7 +252,8 @@ _FULL = """if True:
     kept, same, ref = write()
     store.commit("S", [ref])
     equal = bool((store.group(ref).read("embedding") == rows).all())
-    print(json.dumps({"error": error, "visible": visible, "partial": partial, "kept": kept, "same": same, "equal": equal}))
+    found = {"error": error, "visible": visible, "partial": partial, "kept": kept, "same": same, "equal": equal}
+    print(json.dumps(found))
 """
 
 

@@ -107,14 +107,14 @@ def test_a_reader_polling_during_a_hundred_commits_sees_whole_groups_only(
         from histostore.store.codecs import RAW
         from histostore.store.store import open_store
         store = open_store(sys.argv[1])
-        spec = ArraySpec(shape=(12, 4), dtype="float32", chunk_rows=2, shard_rows=4, pipeline=RAW, fill_value="NaN")
+        spec = ArraySpec(shape=(12, 4), dtype="float32", chunk_rows=2, shard_rows=6, pipeline=RAW, fill_value="NaN")
         for n in range(100):
             refs = []
             for name in ("a", "b"):
                 with store.begin("S1", "embeddings", name, spec={"n": n}, inputs={"of": name}) as writer:
                     writer.create("embedding", spec)
-                    for shard in range(3):
-                        writer.write_rows("embedding", shard, np.full((4, 4), n, "f4"))
+                    for shard in range(2):
+                        writer.write_rows("embedding", shard, np.full((6, 4), n, "f4"))
                     writer.put_array("status", np.zeros(12, "u1"))
                     refs.append(writer.seal(rows=12, attrs={"n": n}))
             store.commit("S1", refs, replace=True)

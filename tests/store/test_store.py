@@ -93,7 +93,7 @@ def test_what_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "odd" / "STORE.json").mkdir(parents=True)
     for path in (tmp_path, tmp_path / "none", tmp_path / "file", tmp_path / "odd"):
-        with pytest.raises(NotFoundError, match="no store at .* make one with `histostore init"):
+        with pytest.raises(NotFoundError, match=r"no store at .* make one with `histostore init"):
             open_store(path)
     assert not (tmp_path / "none").exists()
 
@@ -150,7 +150,7 @@ def test_an_id_that_could_be_a_path_is_refused_and_makes_nothing(store: Store, s
         lambda: store.slide(slide),
         lambda: store.delete_slide(slide),
     ):
-        with pytest.raises(UsageError, match="invalid .*use 1-80 of") as problem:
+        with pytest.raises(UsageError, match=r"invalid .*use 1-80 of") as problem:
             call()
         assert len(str(problem.value)) < 250
         assert "\0" not in str(problem.value)
@@ -194,7 +194,7 @@ def test_heads_belong_to_the_store_and_are_no_slide(store: Store) -> None:
 def test_a_slide_that_is_not_there_suggests_near_names(store: Store, seal_meta: Callable[..., Ref]) -> None:
     for slide in ("Block-A1", "Block-B2"):
         store.commit(slide, [seal_meta(store, slide=slide)])
-    with pytest.raises(NotFoundError, match="no slide 'Block-A2'.*did you mean 'Block-"):
+    with pytest.raises(NotFoundError, match=r"no slide 'Block-A2'.*did you mean 'Block-"):
         store.slide("Block-A2")
     assert store.slides() == ["Block-A1", "Block-B2"]
 

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from histostore.stages.result import StageResult
     from histostore.store.store import Store
 
+CHUNK_ROWS = 256
+"""Rows of embeddings per checked chunk."""
+
 
 def ingest(args: argparse.Namespace) -> int:
     """Bring slides in."""
     from histostore.stages.ingest import IngestSpec
     from histostore.stages.ingest import ingest as run
 
-    store, line = the_store(args), Line()
+    store, line = the_store(args, writing=True), Line()
     spec = IngestSpec(
         min_match=args.min_match, drop_off_image=args.drop_off_image, allow_normalised=args.allow_normalised,
         allow_off_tissue=args.allow_off_tissue, force_mpp=args.force_mpp,
@@ -80,7 +83,7 @@ def annotate(args: argparse.Namespace) -> int:
     """Add labels and metadata."""
     from histostore.stages import annotate as stage
 
-    store = the_store(args)
+    store = the_store(args, writing=True)
     asked = [n for n in ("table", "geojson", "obs") if getattr(args, n) is not None] + (["set"] if args.set else [])
     if len(asked) != 1:
         raise UsageError("give one of --table, --geojson, --obs and --set")
@@ -103,7 +106,7 @@ def tile(args: argparse.Namespace) -> int:
     """Cut tiles."""
     from histostore.stages.tile import tile as run
 
-    store, line = the_store(args), Line()
+    store, line = the_store(args, writing=True), Line()
     spec, pixels = _tile_spec(args), PixelSpec(codec=args.codec, quality=args.quality, shard_tiles=args.shard_tiles)
 
     def one(slide: str) -> Iterable[StageResult]:
@@ -152,13 +155,15 @@ def embed(args: argparse.Namespace) -> int:
     """Embed tiles."""
     from histostore.stages.embed import embed as run
 
-    store, line = the_store(args), Line()
+    store, line = the_store(args, writing=True), Line()
     slides = chosen_slides(store, args)
+    if args.shard_rows > CHUNK_ROWS and args.shard_rows % CHUNK_ROWS:
+        raise UsageError(f"--shard-rows is {args.shard_rows}: give at most {CHUNK_ROWS}, or a multiple of it")
     backbones = _backbones(
         args.backbone, device=args.device, threads=args.threads, precision=args.precision, dihedral=args.dihedral,
-        checkpoint=args.checkpoint, allow_pickle=args.allow_pickle,
+        checkpoint=Path(args.checkpoint) if args.checkpoint is not None else None, allow_pickle=args.allow_pickle,
     )  # fmt: skip
-    spec = EmbeddingSpec(dtype=args.dtype, shard_rows=args.shard_rows, chunk_rows=min(256, args.shard_rows))
+    spec = EmbeddingSpec(dtype=args.dtype, shard_rows=args.shard_rows, chunk_rows=min(CHUNK_ROWS, args.shard_rows))
 
     def one(slide: str) -> Iterable[StageResult]:
         return run(

@@ -43,7 +43,7 @@ def repair(args: argparse.Namespace) -> int:
     from histostore.store.repair import repair as run
     from histostore.store.verify import verify as check
 
-    store = the_store(args)
+    store = the_store(args, writing=True)
     found = check(store)
     done = run(store, found, imported=args.imported)
     lines = [
@@ -65,7 +65,7 @@ def gc(args: argparse.Namespace) -> None:
     """List or remove what nothing names."""
     from histostore.store.gc import plan_gc, run_gc
 
-    store = the_store(args)
+    store = the_store(args, writing=args.run)
     plan = plan_gc(store, grace_s=args.grace * 3600, keep_history=not args.history)
     lines = [f"{i.reason:<12} {i.files:>6} files {i.bytes / 1e6:>10.1f} MB  {i.path}" for i in plan.items]
     lines += [f"left alone: {owner}: {why}" for owner, why in plan.left.items()]
@@ -86,7 +86,7 @@ def gc(args: argparse.Namespace) -> None:
 
 def delete(args: argparse.Namespace) -> None:
     """Hide a slide."""
-    store = the_store(args)
+    store = the_store(args, writing=True)
     store.delete_slide(args.slide)
     heads = [r.name for r in store.manifest("@heads").of_kind("heads")
              if args.slide in store.header(r)["attrs"].get("trained_on", {})]  # fmt: skip

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostore.cli.main import report
-from histostore.errors import HistostoreError, UsageError
+from histostore.errors import ConflictError, HistostoreError, StorageError, UsageError
+from histostore.schema.kinds import check_format
 from histostore.store.store import open_store
 
 if TYPE_CHECKING:
@@ -17,9 +20,11 @@ if TYPE_CHECKING:
     from histostore.store.store import Store
 
 
-def the_store(args: argparse.Namespace) -> Store:
-    """Open the store of a command."""
-    return open_store(args.store)
+def the_store(args: argparse.Namespace, *, writing: bool = False) -> Store:
+    """Open the store of a command; one that may only be read is refused before any work."""
+    store = open_store(args.store)
+    check_format(store.format, where=store.uri, writing=writing)
+    return store
 
 
 def names(text: str | None) -> list[str] | None:
@@ -54,6 +59,26 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
+def target(text: str | None, *, overwrite: bool = True) -> Path | None:
+    """Return where a result goes, checked before the work that makes it.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder.
+    ConflictError
+        The file is there and `overwrite` is false.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    if not overwrite and path.exists():
+        raise ConflictError(f"{path} is there already; choose another name, or pass --overwrite")
+    return path
+
+
 def show(value: dict[str, Any], text: str, args: argparse.Namespace) -> None:
     """Print one result: its JSON, or a line for people."""
     print(json.dumps(value) if args.json else text, flush=True)
@@ -76,24 +101,28 @@ def show_stage(result: StageResult, args: argparse.Namespace) -> None:
 def each(items: Iterable[tuple[str, Callable[[], Iterable[StageResult]]]], args: argparse.Namespace) -> int:
     """Run one slide after the other; a failing one is reported and the others go on.
 
+    They do not where the disk refuses: it would refuse them too.
+
     Returns
     -------
     int
         0, or the highest exit code of the failures.
     """
-    worst, failed, n = 0, [], 0
-    for name, run in items:
-        n += 1
+    worst, failed, rest = 0, [], list(items)
+    n = len(rest)
+    while rest:
+        name, run = rest.pop(0)
         try:
             for result in run():
                 show_stage(result, args)
         except HistostoreError as error:
             failed.append(name)
-            worst = max(worst, report(error, as_json=args.json, where=name))
+            worst = max(worst, report(error, args, where=name))
+            if isinstance(error, StorageError):
+                break
     if failed and n > 1:
-        import sys
-
-        print(
-            f"histostore: {len(failed)} of {n} slides failed: {', '.join(failed)}; the others are done", file=sys.stderr
-        )
+        done = n - len(failed) - len(rest)
+        others = [f"{k} {what}" for k, what in ((done, "done"), (len(rest), "not tried")) if k]
+        said = f"histostore: {len(failed)} of {n} slides failed: {', '.join(failed)}"
+        print("; ".join([said, *others]), file=sys.stderr)
     return worst

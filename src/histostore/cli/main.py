@@ -1,15 +1,17 @@
-"""Parse, run, and turn every deliberate error into one line and an exit code."""
+"""Parse, run, and turn every deliberate error, and what the disk says, into one line and an exit code."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
 from histostore.cli.parser import build_parser
-from histostore.errors import HistostoreError
+from histostore.errors import HistostoreError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,18 +22,25 @@ EXIT_DATA = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 2 (usage), 3 (data) or 130 (interrupted)."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = build_parser().parse_args(argv)
+    except UsageError as error:
+        return report(error, argparse.Namespace(json="--json" in argv))
     command = importlib.import_module(f"histostore.cli.{args.module}")
     try:
         return int(getattr(command, args.function)(args) or 0)
     except HistostoreError as error:
-        return report(error, as_json=args.json)
+        return report(error, args)
     except KeyboardInterrupt:
         print("histostore: interrupted; finished shards are kept, run the same command to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a file outside the store: an output, a table, a picture
+        place = f"{error.filename}: " if error.filename else ""
+        return report(StorageError(f"{place}{error.strerror or error}"), args)
     except MemoryError as error:
         print(
             f"histostore: error: out of memory ({error}); use smaller --read-batch or fewer --workers", file=sys.stderr
@@ -39,13 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DATA
 
 
-def report(error: HistostoreError, *, as_json: bool, where: str = "") -> int:
+def report(error: HistostoreError, args: argparse.Namespace, *, where: str = "") -> int:
     """Print an error as one line (or one JSON object) and return its exit code."""
-    text = " ".join(str(error).split())
     notes = "; ".join(getattr(error, "__notes__", []))
-    text = f"{text} [{notes}]" if notes else text
-    if as_json:
+    text = _in_flags(" ".join(f"{error} [{notes}]".split()) if notes else " ".join(str(error).split()), args)
+    if args.json:
         print(json.dumps({"error": {"kind": error.kind, "message": text, "exit_code": error.exit_code}}))
     prefix = f"histostore: error: {where}: " if where else "histostore: error: "
     print(prefix + text, file=sys.stderr)
     return error.exit_code
+
+
+def _in_flags(text: str, args: argparse.Namespace) -> str:
+    """Write the options that the library calls ``allow_upsample`` as the command line does: ``--allow-upsample``."""
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[0].replace('_', '-')}" if match[0] in vars(args) else match[0]
+
+    return re.sub(r"(?<![\w./'-])[a-z]+(?:_[a-z]+)+(?![\w./'-])", flag, text)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NoReturn
 
 from histostore._version import __version__
+from histostore.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +21,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +46,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _whole(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+        return value
+
+    return read
+
+
+def _hours(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours, 0 or more")
+    return value
+
+
 def _store(p: argparse.ArgumentParser) -> None:
     p.add_argument("store", metavar="S", help="the store's folder")
 
@@ -53,8 +78,8 @@ def _slides(p: argparse.ArgumentParser) -> None:
 
 
 def _reading(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--read-batch", type=int, default=64, metavar="N", help="tiles per read (default 64)")
-    p.add_argument("--workers", type=int, default=1, metavar="N", help="reading threads (default 1)")
+    p.add_argument("--read-batch", type=_whole(1), default=64, metavar="N", help="tiles per read (default 64)")
+    p.add_argument("--workers", type=_whole(1), default=1, metavar="N", help="reading threads (default 1)")
 
 
 def _choice(p: argparse.ArgumentParser) -> None:
@@ -117,7 +142,7 @@ def _tile(p: argparse.ArgumentParser) -> None:
     p.add_argument("--overlap", type=float, default=0.0, help="share of the edge that grid neighbours share (0)")
     p.add_argument("--min-tissue", type=float, metavar="SHARE", help="leave out tiles with less tissue (grid: 0.5)")
     p.add_argument("--max-tiles", type=int, metavar="N", help="a random sample of N tiles, by --seed")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_whole(0), default=0)
     p.add_argument("--edge", choices=("pad", "drop"), help="tiles that stick out: padded with white, or left out")
     p.add_argument("--region", metavar="LABELS", help="only tiles with their centre in these polygons")
     p.add_argument("--all-spots", action="store_true", help="also spots that the assay calls off tissue")
@@ -125,7 +150,7 @@ def _tile(p: argparse.ArgumentParser) -> None:
     p.add_argument("--stain", choices=("macenko", "reinhard"), help="normalise the stain of the stored pixels")
     p.add_argument("--codec", choices=("jpeg", "lossless", "slide"), default="jpeg", help="how pixels are kept")
     p.add_argument("--quality", type=int, default=95, help="JPEG quality (95)")
-    p.add_argument("--shard-tiles", type=int, metavar="N", help="tiles per shard (default: by size)")
+    p.add_argument("--shard-tiles", type=_whole(1), metavar="N", help="tiles per shard (default: by size)")
     p.add_argument("--name", help="name of the tile set (default: spots, grid@MPP)")
     p.add_argument("--replace", action="store_true", help="let the name move to this spec")
     p.add_argument("--picture", metavar="DIR", help="write a picture of mask and tiles per slide")
@@ -137,16 +162,16 @@ def _embed(p: argparse.ArgumentParser) -> None:
     _slides(p)
     p.add_argument("--backbone", required=True, metavar="NAMES", help="one or more, by commas; see `histostore models`")
     p.add_argument("--tiles", metavar="NAME", help="which tile set")
-    p.add_argument("--batch", type=int, metavar="N", help="tiles per forward pass (part of the engine; default 32)")
+    p.add_argument("--batch", type=_whole(1), metavar="N", help="tiles per forward pass (part of the engine; default 32)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    p.add_argument("--threads", type=int, metavar="N", help="threads of the forward pass (part of the engine)")
+    p.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the forward pass (part of the engine)")
     p.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     p.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how embeddings are kept")
     p.add_argument("--dihedral", action="store_true", help="average over the eight symmetries")
     p.add_argument("--checkpoint", metavar="FILE", help="local weights for the named architecture")
     p.add_argument("--allow-pickle", action="store_true", help="load a .pt pickle (it can run code: only if trusted)")
     p.add_argument("--allow-mpp", action="store_true", help="permit tiles of another resolution than the model's")
-    p.add_argument("--shard-rows", type=int, default=2048, metavar="N", help="rows per shard (2048)")
+    p.add_argument("--shard-rows", type=_whole(1), default=2048, metavar="N", help="rows per shard (2048)")
     p.add_argument("--replace", action="store_true", help="let the name move to this spec")
     _reading(p)
 
@@ -162,11 +187,11 @@ def _fit(p: argparse.ArgumentParser) -> None:
     p.add_argument("--target", choices=("log1p-cp10k", "log1p"), default="log1p-cp10k")
     p.add_argument("--split", default="leave-one-out:patient", help="leave-one-out:COL or group-kfold:N:COL")
     p.add_argument("--allow-same-patient", action="store_true", help="permit one patient on both sides (it is said)")
-    p.add_argument("--min-counts", type=int, default=0, metavar="N", help="leave out spots with fewer counts")
+    p.add_argument("--min-counts", type=_whole(0), default=0, metavar="N", help="leave out spots with fewer counts")
     p.add_argument("--context-um", default="", metavar="A,B", help="join Gaussian means of neighbours at these sigmas")
     p.add_argument("--standardise", choices=("none", "slide"), default="none", help="per-slide z-scores")
     p.add_argument("--tune-features", action="store_true", help="let inner folds choose context and standardisation")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_whole(0), default=0)
     p.add_argument("--save", nargs="?", const="", metavar="NAME", help="keep the head (default name: HEAD-BACKBONE)")
     p.add_argument("--report", metavar="HTML", help="write a one-file report")
     p.add_argument("--replace", action="store_true", help="let the name move to the new head")
@@ -178,6 +203,7 @@ def _predict(p: argparse.ArgumentParser) -> None:
     p.add_argument("--head", required=True, metavar="NAME", help="a saved head")
     p.add_argument("--tiles", metavar="NAME", help="which tile set")
     p.add_argument("-o", "--output", metavar="FILE", help="also as .h5ad, .zarr or .csv")
+    p.add_argument("--overwrite", action="store_true", help="replace the file")
     p.add_argument("--picture", metavar="DIR", help="write predicted (beside true) maps per slide")
     p.add_argument("--genes", metavar="A,B", help="which genes to draw (default: the first four)")
     p.add_argument("--replace", action="store_true", help="let the name move to the new predictions")
@@ -190,7 +216,7 @@ def _search(p: argparse.ArgumentParser) -> None:
     p.add_argument("--slide", metavar="ID", help="the query's slide")
     p.add_argument("--spot", metavar="ID", help="the query's barcode, 25x13 or grid id")
     p.add_argument("--image", metavar="FILE", help="query by an image of one tile")
-    p.add_argument("-k", type=int, default=10, help="neighbours (10)")
+    p.add_argument("-k", type=_whole(1), default=10, help="neighbours (10)")
     p.add_argument("--metric", choices=("cosine", "l2", "ip"), default="cosine")
     p.add_argument("--exclude-same", metavar="COLUMN", help="leave out tiles with the query's slide, patient, …")
     p.add_argument("--columns", default="", metavar="A,B", help="obs columns to show")
@@ -231,7 +257,7 @@ def _repair(p: argparse.ArgumentParser) -> None:
 def _gc(p: argparse.ArgumentParser) -> None:
     _store(p)
     p.add_argument("--run", action="store_true", help="remove; without it nothing is removed, only listed")
-    p.add_argument("--grace", type=float, default=24.0, metavar="HOURS", help="keep what is younger (24)")
+    p.add_argument("--grace", type=_hours, default=24.0, metavar="HOURS", help="keep what is younger (24)")
     p.add_argument("--history", action="store_true", help="also what only older versions name")
     p.add_argument("--erase", action="store_true", help="also the bytes of deleted slides")
 
@@ -252,7 +278,7 @@ def _delete(p: argparse.ArgumentParser) -> None:
 def _demo(p: argparse.ArgumentParser) -> None:
     p.add_argument("-o", "--output", default="demo_out", metavar="DIR", help="where it all goes (demo_out)")
     p.add_argument("--backbone", default="efficientnet_lite0", help="efficientnet_lite0, or testing (no torch)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_whole(0), default=0)
 
 
 type _Declare = Callable[[argparse.ArgumentParser], None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import chosen_slides, each, names, show, the_store
+from histostore.cli.common import chosen_slides, each, names, show, target, the_store
 from histostore.cli.progress import Line
 from histostore.errors import UsageError
 from histostore.specs import FeatureSpec, SplitSpec
@@ -27,15 +28,17 @@ TUNED = (
 """What ``--tune-features`` lets the inner folds choose from."""
 
 
+MAX_SIGMA_UM = 20_000.0
+
+
 def fit(args: argparse.Namespace) -> None:
     """Train and score a head."""
     from histostore import tl
     from histostore.stages.search import only_backbone
 
-    store = the_store(args)
+    store, report = the_store(args, writing=args.save is not None), target(args.report)
     backbone = args.backbone or only_backbone(store, args.tiles)
-    context = tuple(float(v) for v in names(args.context_um) or ())
-    features = TUNED if args.tune_features else FeatureSpec(context_um=context, standardise=args.standardise)
+    features = TUNED if args.tune_features else FeatureSpec(context_um=_sigmas(args.context_um), standardise=args.standardise)
     save = None if args.save is None else args.save or f"{args.head}-{backbone}"
     result = tl.fit(
         store, args.head, genes=args.genes, split=SplitSpec.parse(args.split, seed=args.seed), backbone=backbone,
@@ -43,12 +46,22 @@ def fit(args: argparse.Namespace) -> None:
         min_counts=args.min_counts, allow_same_patient=args.allow_same_patient, seed=args.seed, save=save,
         replace=args.replace, progress=Line(),
     )  # fmt: skip
-    if args.report is not None:
+    if report is not None:
         from histostore.stages.pictures import fit_report
 
-        fit_report(Path(args.report), store, result)
+        fit_report(report, store, result)
     value = result.evaluation.to_json() | {"left_out": dict(result.left_out), "head": result.name}
     show(value, _fit_text(result, args), args)
+
+
+def _sigmas(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(v) for v in names(text) or ())
+    except ValueError:
+        found = (math.nan,)
+    if not all(0 < v <= MAX_SIGMA_UM for v in found):
+        raise UsageError(f"--context-um is {text!r}: give sigmas in µm, 0-{MAX_SIGMA_UM:g}, like 200,800")
+    return found
 
 
 def _fit_text(result: FitResult, args: argparse.Namespace) -> str:
@@ -85,17 +98,19 @@ def predict(args: argparse.Namespace) -> int:
     """Apply a saved head."""
     from histostore.stages.predict import predict as run
 
-    store = the_store(args)
+    store, output = the_store(args, writing=True), target(args.output, overwrite=args.overwrite)
+    if output is not None and output.suffix not in (".h5ad", ".zarr", ".csv"):
+        raise UsageError(f"{output}: the name must end in .h5ad, .zarr or .csv")
     slides = chosen_slides(store, args)
 
     def one(slide: str) -> list[StageResult]:
         return [run(store, slide, args.head, tiles=args.tiles, replace=args.replace)]
 
     worst = each([(s, partial(one, s)) for s in slides], args)
-    if worst == 0 and args.output is not None:
+    if worst == 0 and output is not None:
         from histostore.stages.predict import write_predictions
 
-        path = write_predictions(store, slides, args.head, Path(args.output), tiles=args.tiles)
+        path = write_predictions(store, slides, args.head, output, tiles=args.tiles, overwrite=args.overwrite)
         show({"written": str(path)}, f"wrote {path}", args)
     if worst == 0 and args.picture is not None:
         from histostore.stages.pictures import prediction_maps
@@ -109,7 +124,7 @@ def search(args: argparse.Namespace) -> None:
     """Find look-alikes."""
     from histostore import tl
 
-    store = the_store(args)
+    store, output, drawn = the_store(args), target(args.output), target(args.gallery)
     if (args.image is None) == (args.spot is None):
         raise UsageError("give one query: --slide with --spot, or --image")
     hits = tl.search(
@@ -117,26 +132,23 @@ def search(args: argparse.Namespace) -> None:
         k=args.k, metric=args.metric, where=args.where, slides=names(args.slides),
         exclude_same=args.exclude_same, columns=names(args.columns) or (),
     )  # fmt: skip
-    if args.output is not None:
-        hits.table.to_csv(args.output)
-    if args.gallery is not None:
+    if output is not None:
+        hits.table.to_csv(output)
+    if drawn is not None:
         from histostore.pl import gallery
 
         query = tl.read_image(args.image) if args.image is not None else hits.query_tile()
-        gallery(query, hits.tiles(), hits.table, query_caption=hits.query, save=Path(args.gallery))
+        gallery(query, hits.tiles(), hits.table, query_caption=hits.query, save=drawn)
     text = hits.table.reset_index().to_string(index=False, float_format=lambda v: f"{v:.4g}")
     show({"query": hits.query, "hits": hits.table.reset_index().to_dict("records")}, text, args)
 
 
 def export(args: argparse.Namespace) -> None:
     """Write a cohort as AnnData."""
-    from histostore.errors import ConflictError
-    from histostore.stages.export import write_adata
+    from histostore.stages.export import check_target, write_adata
     from histostore.view import view
 
-    store, path = the_store(args), Path(args.output)
-    if path.exists() and not args.overwrite:
-        raise ConflictError(f"{path} is there already; choose another name, or pass --overwrite")
+    store, path = the_store(args), check_target(args.output, overwrite=args.overwrite)
     rows = view(
         store, backbone=names(args.backbone), tiles=args.tiles, slides=names(args.slides), where=args.where,
         genes=args.genes,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histostore.errors import AlignmentError, DataError, NotFoundError, UsageError, near
-from histostore.pl.sections import pearson
+from histostore.pl.sections import pearson, r_text
 from histostore.pl.style import (
     FAINT,
     INK,
@@ -82,8 +82,10 @@ def scatter(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, gene in zip(axes, genes, strict=False):
         _one_gene(ax, truth[gene].to_numpy(np.float64), prediction[gene].to_numpy(np.float64), groups)
-        r = np.mean([pearson(truth[gene].to_numpy()[w], prediction[gene].to_numpy()[w]) for w, _ in groups.values()])
-        ax.set_title(f"{plain(shorten(str(gene), 18))}  r = {r:.2f}", fontsize=TITLE - 1)
+        r = float(
+            np.mean([pearson(truth[gene].to_numpy()[w], prediction[gene].to_numpy()[w]) for w, _ in groups.values()])
+        )
+        ax.set_title(f"{plain(shorten(str(gene), 18))}  {r_text(r)}", fontsize=TITLE - 1)
     for ax in axes[len(genes) :]:
         ax.set_axis_off()
     suffix = f" ({plain(unit)})" if unit else ""
@@ -228,7 +230,8 @@ def _score_axes(ax: Axes, genes: list[str], *, named: bool, name: str) -> None:
     if named:
         ax.set_yticks(range(len(genes)), [plain(shorten(g, 18)) for g in genes])
         ax.set_ylim(len(genes) - 0.4, -0.6)
-        ax.hlines(range(len(genes)), *ax.get_xlim(), color="#EEEEEE", linewidth=0.8, zorder=1)
+        ax.grid(axis="y", color="#EEEEEE", linewidth=0.8)
+        ax.set_axisbelow(True)
         ax.axvline(0, color=FAINT, linewidth=0.9, zorder=2)
         ax.set_xlabel(name, fontsize=LABEL)
         ax.margins(x=0.02)

@@ -170,7 +170,7 @@ def truth_and_prediction(
     for ax, (name, values) in zip(axes[histology:], panels, strict=True):
         draw_image(ax, place, crop=True, fade=fade, bar=not histology and values is measured)
         spots = draw_numbers(ax, place, values, norm, cmap, spot_scale, alpha)
-        r = "" if values is measured else f"  r = {pearson(measured, values):.2f}"
+        r = "" if values is measured else f"  {r_text(pearson(measured, values))}"
         ax.set_title(name + r, fontsize=TITLE)
     _colour_bar(figure, spots, axes, label, extend)
     heading = plain(f"{shorten(place.slide, 40)} · {shorten(gene, 40)}")
@@ -185,6 +185,11 @@ def pearson(a: NDArray[Any], b: NDArray[Any]) -> float:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def r_text(r: float) -> str:
+    """Return Pearson's r as a title has it."""
+    return f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
 
 
 def shared_norm(arrays: list[NDArray[np.float64]], vmin: Limit, vmax: Limit) -> tuple[Normalize, str]:

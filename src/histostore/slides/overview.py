@@ -24,7 +24,7 @@ MAX_FACTOR = 256
 BLOCKS_AT_ONCE = 8
 SMALLEST_BLOCK_PX = 64
 MAX_REREADS = 64
-"""Failed blocks that are looked at more closely; a slide that is bad all over need not be, and each costs a reopening."""
+"""Failed blocks that are looked at more closely: each costs a reopening, and a slide may be bad all over."""
 
 
 class ReadTiles(Protocol):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostore.errors import DataError, SpecMismatchError
+from histostore.errors import ConflictError, DataError, SpecMismatchError
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.protocols import TileStatus
 from histostore.specs import EmbeddingSpec
@@ -77,6 +77,8 @@ def embed(
     ------
     SpecMismatchError
         The tiles' mpp is not what the backbone declares.
+    ConflictError
+        The name is taken by another backbone, layout or other pixels.
     DataError
         A backbone gave a value that is not finite for a readable tile; the tiles are named.
     """
@@ -94,6 +96,11 @@ def embed(
         if ref is not None:
             rows = store.group(ref).rows
             result = StageResult(slide=slide, stage="embed", refs=(ref,), done="already there", rows=rows)
+        elif manifest.get("embeddings", name) is not None and not replace:
+            raise ConflictError(  # the commit would refuse it after hours of work
+                f"slide '{slide}': embeddings '{name}' are there with another backbone, layout or other pixels; "
+                "pass --replace to move the name"
+            )
         found.append(result)
     todo = [b for b, r in zip(backbones, found, strict=True) if r is None]
     if todo:

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def write_adata(adata: AnnData, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write an AnnData to ``*.h5ad`` or ``*.zarr``.
+def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Return `path` if an AnnData can be written there.
 
     Raises
     ------
     UsageError
-        The name ends in neither.
+        The name ends in neither ``.h5ad`` nor ``.zarr``, or there is no such folder.
     ConflictError
         The file is there and `overwrite` is false.
     """
@@ -28,8 +28,14 @@ def write_adata(adata: AnnData, path: str | Path, *, overwrite: bool = False) ->
         raise UsageError(f"{path}: the name must end in .h5ad or .zarr")
     if path.exists() and not overwrite:
         raise ConflictError(f"{path} is there already; choose another name, or pass --overwrite")
-    if not path.parent.exists():
-        raise UsageError(f"{path.parent} is no folder; make it first")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    return path
+
+
+def write_adata(adata: AnnData, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write an AnnData to ``*.h5ad`` or ``*.zarr``, where `check_target` permits it."""
+    path = check_target(path, overwrite=overwrite)
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
         if path.suffix == ".h5ad":

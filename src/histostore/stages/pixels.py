@@ -60,6 +60,7 @@ class StoredTiles:
     _pixels: ArrayReader = field(init=False)
     _status: NDArray[np.uint8] = field(init=False)
     _pool: ThreadPoolExecutor | None = field(init=False, default=None)
+    _shard: int = 0
 
     def __post_init__(self) -> None:
         self._pixels = self.group.array("pixels")
@@ -71,6 +72,9 @@ class StoredTiles:
 
     def read(self, start: int, stop: int) -> Block:
         """Return the tiles of rows [start, stop)."""
+        if (shard := start // self._pixels.spec.shard_rows) != self._shard:
+            # a reader keeps the shards it has mapped: over a whole slide these would be all its bytes
+            self._pixels, self._shard = self.group.array("pixels"), shard
         return self._pixels.read(slice(start, stop), pool=self._pool), self._status[start:stop]
 
 
@@ -143,7 +147,7 @@ class PixelJob:
     on_rows: Callable[[int], None] = field(default=lambda _n: None)
     n_rows: int = 0
     decoder: str = ""
-    _stored: ArrayReader | None = None
+    _stored: tuple[int, ArrayReader] | None = None
 
     def __post_init__(self) -> None:
         self.n_rows = self.spec.n_rows
@@ -183,11 +187,11 @@ class PixelJob:
         first, last = start // self.spec.shard_rows, (stop - 1) // self.spec.shard_rows
         for shard in range(first, last + 1):
             self.ensure(shard)
-        if self._stored is None:
-            self._stored = ArrayReader.open(self.writer.files, self.writer.array_prefix("pixels"))
-        return self._stored.read(slice(start, stop)), self._statuses(first, last)[
-            start - first * self.spec.shard_rows :
-        ][: stop - start]
+        if self._stored is None or self._stored[0] != first:  # older shards are let go: see StoredTiles
+            self._stored = first, ArrayReader.open(self.writer.files, self.writer.array_prefix("pixels"))
+        begun = first * self.spec.shard_rows
+        status = self._statuses(first, last)[start - begun : stop - begun]
+        return self._stored[1].read(slice(start, stop)), status
 
     def _statuses(self, first: int, last: int) -> NDArray[np.uint8]:
         notes = [self.writer.receipt("pixels", s) or {} for s in range(first, last + 1)]

@@ -94,7 +94,9 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
     )  # fmt: skip
 
 
-def write_predictions(store: Store, slides: Sequence[str], head: str, path: Path, *, tiles: str | None = None) -> Path:
+def write_predictions(
+    store: Store, slides: Sequence[str], head: str, path: Path, *, tiles: str | None = None, overwrite: bool = False
+) -> Path:
     """Write the predictions of several slides as one ``.h5ad``, ``.zarr`` (genes as variables) or ``.csv``."""
     import anndata as ad
     import pandas as pd
@@ -109,7 +111,7 @@ def write_predictions(store: Store, slides: Sequence[str], head: str, path: Path
     adata = ad.AnnData(X=table.to_numpy(), obs=joined.obs, obsm=dict(joined.obsm), uns=dict(joined.uns),
                        var=pd.DataFrame(index=table.columns))  # fmt: skip
     adata.uns["predicted_by"] = head
-    return write_adata(adata, path)
+    return write_adata(adata, path, overwrite=overwrite)
 
 
 def read_prediction(store: Store, slide: str, head: str, *, tiles: str | None = None) -> Prediction:

@@ -85,7 +85,8 @@ def tile(
     read_batch, workers
         Tiles per read and open handles; memory and speed depend on them, values never do.
     embed_with
-        Called with the pixels in the making, to embed them in the same pass; returns sealed groups to commit.
+        Called with the pixels in the making, to embed them in the same pass; returns sealed groups to commit. Not
+        called where the pixels are there already.
 
     Raises
     ------
@@ -101,16 +102,16 @@ def tile(
     manifest = store.slide(slide)
     inputs = _inputs(store, manifest, spec)
     found = store.committed(slide, "tiles", name, spec=spec.to_json(), inputs=inputs.to_json())
-    if found is not None and embed_with is None:
+    if found is not None:
         kept = _already(store, manifest, name, found, pixels)
         if kept is not None:
             return kept
+    if not replace:
+        _refuse_conflict(store, manifest, name, spec, inputs, pixels)
     with ExitStack() as stack:
         image = stack.enter_context(open_source(store, manifest))
         with watch.timed("plan"):
             tiles_ref, points_ref, plan, stain = _plan(store, manifest, spec, name, inputs, image)
-        if not replace:
-            _refuse_conflict(manifest, tiles_ref)
         refs = [r for r in (points_ref, tiles_ref) if r is not None]
         report, resumed = plan.report, False
         if pixels.codec != "slide":
@@ -134,8 +135,10 @@ def tile(
             sealed = writer.seal(rows=len(plan))
             refs.append(sealed)
             report = report.merged(Report(dict(store.group(sealed).attrs["status"])))
+    # a tile set that is read from the slide from now on has no stored pixels under its name
+    gone = [f"pixels/{name}"] if pixels.codec == "slide" and replace else []
     with watch.timed("commit"):
-        commit = store.commit(slide, refs, replace=replace)
+        commit = store.commit(slide, refs, replace=replace, remove=gone)
     done = outcome(commit, resumed=resumed)
     return StageResult(
         slide=slide, stage="tile", refs=tuple(refs), done=done, rows=len(plan), report=report, seconds=watch.seconds
@@ -162,7 +165,10 @@ def _inputs(store: Store, manifest: Manifest, spec: TileSpec) -> _Inputs:
 
 def _already(store: Store, manifest: Manifest, name: str, tiles: Ref, pixels: PixelSpec) -> StageResult | None:
     refs, counts = [tiles], {}
-    if pixels.codec != "slide":
+    if pixels.codec == "slide":
+        if manifest.get("pixels", name) is not None:
+            return None
+    else:
         ref = store.committed(manifest.owner, "pixels", name, spec=pixels.to_json(), inputs={"tiles": tiles.digest})
         if ref is None:
             return None
@@ -175,12 +181,23 @@ def _already(store: Store, manifest: Manifest, name: str, tiles: Ref, pixels: Pi
     )
 
 
-def _refuse_conflict(manifest: Manifest, ref: Ref) -> None:
-    """Refuse early what the commit would refuse after hours."""
-    old = manifest.get(ref.kind, ref.name)
-    if old is not None and old.digest != ref.digest:
+def _refuse_conflict(
+    store: Store, manifest: Manifest, name: str, spec: TileSpec, inputs: _Inputs, pixels: PixelSpec
+) -> None:
+    """Refuse before any work what the commit would refuse after hours of it."""
+    old = manifest.get("tiles", name)
+    tiles = store.digest("tiles", spec=spec.to_json(), inputs=inputs.to_json())
+    if old is not None and old.digest != tiles:
         raise ConflictError(
-            f"slide '{manifest.owner}': tiles '{ref.name}' is there with another spec; "
+            f"slide '{manifest.owner}': tiles '{name}' is there with another spec; "
+            "give another --name, or --replace to move the name"
+        )
+    stored = manifest.get("pixels", name)
+    wanted = store.digest("pixels", spec=pixels.to_json(), inputs={"tiles": tiles})
+    if stored is not None and (pixels.codec == "slide" or stored.digest != wanted):
+        codec = store.group(stored).attrs["codec"]
+        raise ConflictError(
+            f"slide '{manifest.owner}': pixels '{name}' are there with another spec (codec {codec}); "
             "give another --name, or --replace to move the name"
         )
 

@@ -47,7 +47,7 @@ _BY_ROW = {
 class Finding:
     """One thing that is wrong with a group."""
 
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "note"]
     kind: str
     path: str
     text: str
@@ -66,9 +66,16 @@ class GroupCheck:
     counts: Counter[str] = field(default_factory=Counter)
     _bad: set[str] = field(default_factory=set)
     """Files that are gone or of another size: no use in reading them."""
+    _told: int = 0
+    """Files that progress knows of."""
 
     def run(self) -> None:
         """Check the group, from the header down."""
+        self._check()
+        if self.folder is not None:
+            self.progress.advance(len(self.folder.files) - self._told)
+
+    def _check(self) -> None:
         header = self._header()
         if header is None:
             return
@@ -81,7 +88,7 @@ class GroupCheck:
             for name, spec in specs.items():
                 self._values(name, spec, listed, header)
 
-    def _say(self, severity: Literal["error", "warning"], kind: str, name: str, text: str) -> None:
+    def _say(self, severity: Literal["error", "warning", "note"], kind: str, name: str, text: str) -> None:
         path = f"{self.ref.prefix}/{name}" if name else self.ref.prefix
         self.findings.append(Finding(severity, kind, path, text))
 
@@ -122,7 +129,8 @@ class GroupCheck:
                 self._bad.add(name)
             elif self.deep:
                 self._hash(name, size, sha256)
-            self.progress.advance(1)
+            self._told += found is not None
+            self.progress.advance(int(found is not None))
 
     def _hash(self, name: str, size: int, sha256: str) -> None:
         sha = hashlib.sha256()
@@ -141,7 +149,7 @@ class GroupCheck:
             return
         leftovers = self.folder.leftovers()
         if leftovers:
-            self._say("warning", "leftover", "", f"{len(leftovers)} working files; `histostore gc` removes them")
+            self._say("note", "leftover", "", f"{len(leftovers)} working files; `histostore gc` removes them")
         for name in self.folder.files:
             if name in listed or name in (GROUP, DAMAGED) or name in leftovers:
                 continue

@@ -72,7 +72,9 @@ class Store:
         """
         found = self.manifest(check_slug(slide, "slide id"))
         if found.deleted or not found.number:
-            raise NotFoundError(f"no slide '{slide}' in {self.uri}{near(slide, self.slides())}")
+            known = self.slides()
+            have = f"; there are {', '.join(known[:5])}{', …' if len(known) > 5 else ''}" if known else "; it is empty"
+            raise NotFoundError(f"no slide '{slide}' in {self.uri}{near(slide, known) or have}")
         return found
 
     def group(self, ref: Ref) -> Group:

@@ -170,6 +170,7 @@ class _Run:
         if attempt is not None and attempt.damaged and not current:
             text = "put aside as damaged; older manifests name it until `histostore gc --history`"
             self._add("warning", "quarantined", ref.owner, ref.prefix, text, ref, current=False)
+            self.progress.advance(len(attempt.files))
             return
         check = GroupCheck(self.store.files, ref, attempt, self.deep, self.progress)
         check.run()

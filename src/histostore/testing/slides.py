@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tifffile
+from PIL import Image
 from scipy import ndimage
 
 from histostore.errors import UsageError
@@ -297,8 +298,7 @@ def _band(
                 ((0, (end - start) * down - part.shape[0]), (0, width * down - part.shape[1]), (0, 0)),
                 mode="edge",
             )
-        cells = part.reshape(end - start, down, width, down, 3)
-        out[start - top : end - top] = cells.sum(axis=(1, 3), dtype=np.uint32) // down**2
+        out[start - top : end - top] = np.asarray(Image.fromarray(np.ascontiguousarray(part)).reduce(down))
     return out
 
 
