@@ -20,8 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup           ## a synthetic cohort through every stage, to a table and one HTML report
 	$(BIN)/histostore demo -o demo_out
 
+# two test processes on two cores: more BLAS threads than that only wait for each other
 test: setup           ## the whole suite; real sections too where HISTOSTORE_REAL_DATA names their folder
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup          ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -25,9 +25,9 @@ def build_adata(view: View, *, images: bool, counts: bool) -> ad.AnnData:
             obs[name] = pd.Categorical(obs[name])
     if "in_tissue" in obs:
         obs["in_tissue"] = obs["in_tissue"].astype(int) if not obs["in_tissue"].isna().any() else obs["in_tissue"]
-    for name in obs:
-        if obs[name].dtype == object:
-            obs[name] = obs[name].astype("string")
+    for column in obs.columns:
+        if obs[column].dtype == object:
+            obs[column] = obs[column].astype("string")
     matrix, var, unmeasured = None, None, {}
     if counts:
         genes = view.counts()

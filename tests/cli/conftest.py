@@ -1,24 +1,20 @@
-"""A small cohort, a store made of it, and a way to call the command line."""
+"""A store with everything in it, and two ways to call the command line."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from histostore.cli.main import main
-from histostore.testing.cohort import write_cohort
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-    from histostore.testing.cohort import Cohort
-
-TILE_PX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +32,10 @@ class Told:
 
 
 @pytest.fixture(scope="session")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    """Two slides of two patients: A1 is a JPEG without mpp, B1 an SVS that says 2 µm per pixel."""
-    folder = tmp_path_factory.mktemp("cohort")
-    return write_cohort(folder, n_patients=2, slides_per_patient=1, spots=40, genes=20, px=1000, seed=3)
-
-
-@pytest.fixture(scope="session")
-def built(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of both slides with tiles, embeddings and a head. Shared: commands must leave it as it is."""
-    store = tmp_path_factory.mktemp("built") / "S"
-    for command in (
-        ["init", store],
-        ["ingest", store, "--sheet", cohort.sheet],
-        ["tile", store, "--at", "spots", "--px", TILE_PX],
-        ["embed", store, "--backbone", "testing"],
-        ["fit", store, "--genes", "top-variance:5", "--save"],
-    ):
-        assert main([str(part) for part in command]) == 0
+def built(embedded: Path, tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) -> Path:
+    """Return a store with tiles, embeddings and the head ``ridge-testing``. Shared: commands must leave it as it is."""
+    store = Path(shutil.copytree(embedded, tmp_path_factory.mktemp("built") / "S"))
+    cli("fit", store, "--genes", "top-variance:5", "--save")
     return store
 
 

@@ -147,7 +147,7 @@ def _white(bench: Bench) -> str:
     from PIL import Image
 
     path = bench.folder / "white.png"
-    Image.fromarray(np.full((1000, 1000, 3), 245, np.uint8)).save(path)
+    Image.fromarray(np.full((1200, 1200, 3), 245, np.uint8)).save(path)
     return str(path)
 
 
@@ -212,11 +212,11 @@ SLIDES = (
          slide=lambda b: {"st-spots": b.spots(lambda t: pd.concat([t, t.iloc[:1]]))}),
     Case("duplicate genes", ("bad.counts.tsv", "1 duplicate gene ids", "'MORPH000'"),
          slide=lambda b: {"st-counts": b.counts(lambda t: t.set_axis(["MORPH000", *t.columns[:-1]], axis=1))}),
-    Case("0 % match", ("bad.counts.tsv", "0 of 40", "0%", "90%"), slide=lambda b: {"st-counts": _renamed(b, 0.0)}),
-    Case("60 % match", ("bad.counts.tsv", "24 of 40", "60%", "90%"), slide=lambda b: {"st-counts": _renamed(b, 0.6)}),
+    Case("0 % match", ("bad.counts.tsv", "0 of ", "0%", "90%"), slide=lambda b: {"st-counts": _renamed(b, 0.0)}),
+    Case("60 % match", ("bad.counts.tsv", "(59|60|61)%", "90%"), slide=lambda b: {"st-counts": _renamed(b, 0.6)}),
     Case("nan coordinates", ("bad.spots.tsv", "pixel_x", "no finite number", "line 4"),
          slide=lambda b: {"st-spots": b.spots(lambda t: t.assign(pixel_x=[*t["pixel_x"][:2], "nan", *t["pixel_x"][3:]]))}),
-    Case("spots off the image", ("bad.spots.tsv", "1000 x 1000", "outside|off"),
+    Case("spots off the image", ("bad.spots.tsv", "1200 x 1200", "outside|off"),
          slide=lambda b: {"st-spots": b.spots(lambda t: t.assign(pixel_x=t["pixel_x"] + 400))}),
     Case("x and y swapped", ("bad.spots.tsv", "swapping x and y"), slide=lambda b: {"image": _tall(b), "st-counts": None,
          "st-spots": None, **_swapped(b)}),
@@ -227,16 +227,16 @@ SLIDES = (
     Case("text in counts", ("bad.counts.tsv", "many"), slide=lambda b: {"st-counts": _one(b, "many")}),
     Case("no spots", ("bad.spots.tsv", "0 spots"), slide=lambda b: {"st-spots": b.spots(lambda t: t[:0])}),
     Case("no count rows", ("bad.counts.tsv", "0 spots"), slide=lambda b: {"st-counts": b.counts(lambda t: t[:0])}),
-    Case("empty counts", ("e.tsv", "empty"), slide=lambda b: {"st-counts": b.path("e.tsv")}),
+    Case("empty counts", ("e.tsv", "0 spots"), slide=lambda b: {"st-counts": b.path("e.tsv")}),
     Case("cut gzip", ("half.tsv.gz", "truncated"), slide=lambda b: {"st-counts": _half(b, b.cohort.slides[0].counts, "half.tsv.gz")}),
     Case("no counts file", ("gone.tsv", "does not exist"), slide=lambda b: {"st-counts": str(b.folder / "gone.tsv")}),
-    Case("no tissue", ("white.png", "40 of 40", "off the tissue"), slide=lambda b: {"image": _white(b)}),
+    Case("no tissue", ("white.png", r"(\d+) of \1 ", "off the tissue"), slide=lambda b: {"image": _white(b)}),
     Case("long point id", ("points.csv", "300 characters", "128"),
          slide=lambda b: _points(b, "a,500,500", "b" * 300 + ",500,500") | {"mpp": "2"}),
     Case("nul in a point id", ("points.csv", "row 1", "control character"),
          slide=lambda b: _points(b, "a\0b,500,500") | {"mpp": "2"}),
     Case("no such Visium folder", ("outs",), slide=lambda b: {"visium": str(b.folder / "outs"), "st-counts": None, "st-spots": None}),
-    Case("counts without spots", ("st_counts", "st_spots|spot file"), code=USAGE, slide=lambda b: {"st-spots": None}),
+    Case("counts without spots", ("--st-counts", "--st-spots"), code=USAGE, slide=lambda b: {"st-spots": None}),
     # what goes with a slide
     Case("crossing polygon", ("x.geojson", "features.0", "crosses itself", "redraw"),
          slide=lambda b: {"geojson": b.path("x.geojson", BOW_TIE)}),
@@ -286,7 +286,9 @@ def _checkpoint(bench: Bench, kind: str) -> str:
 
     from histostore.backbones import load_backbone
 
-    state = {k: v.clone() for k, v in load_backbone("timm/resnet10t@random:0").network.state_dict().items()}  # type: ignore[attr-defined]
+    state = {
+        k: v.clone().contiguous() for k, v in load_backbone("timm/resnet10t@random:0")._network.state_dict().items()
+    }  # type: ignore[attr-defined]
     first = next(iter(state))
     path = bench.folder / f"{kind}.safetensors"
     if kind == "shape":
@@ -357,11 +359,11 @@ COMMANDS = (
     Case("damaged header", ("STORE.json", "checksum|damaged"),
          lambda b: [(b.own_store() / "STORE.json").write_text('{"format": "1.0"}'), ["info", "S"]][1]),
     # names
-    Case("unknown slide", ("no slide 'A2'", "did you mean 'A1'"), lambda b: ["info", "S", "--slide", "A2"], code=USAGE),
+    Case("unknown slide", ("no slide 'A2'", "there are A1, B1"), lambda b: ["info", "S", "--slide", "A2"], code=USAGE),
     Case("unknown slide to tile", ("no slide 'A11'", "'A1'"), lambda b: _tile("--slides", "B1,A11"), code=USAGE),
-    Case("unknown slide to delete", ("no slide 'A2'", "'A1'"), lambda b: ["delete", "S", "--slide", "A2"], code=USAGE),
+    Case("unknown slide to delete", ("no slide 'A2'", "A1, B1"), lambda b: ["delete", "S", "--slide", "A2"], code=USAGE),
     Case("slide name leaves", (r"slide id '\.\./A1'",), lambda b: ["delete", "S", "--slide", "../A1"], code=USAGE),
-    Case("unknown points", ("no points 'spot'", "spots"), lambda b: ["tile", "S", "--at", "spot", "--px", 64], code=USAGE),
+    Case("unknown points", ("no points 'spot'", "spots"), lambda b: ["tile", "S", "--at", "spot", "--px", 64, "--slides", "A1"], code=USAGE),
     Case("unknown regions", ("no regions 'tumor'", "A1"), lambda b: _tile("--region", "tumor", "--slides", "A1"), code=USAGE),
     Case("unknown tiles", ("'spot'", "spots"), lambda b: ["embed", "S", "--backbone", "testing", "--tiles", "spot", "--slides", "A1"],
          code=USAGE),
@@ -388,8 +390,8 @@ COMMANDS = (
     Case("tile in unknown mpp", ("mpp", "'fine'", "native"), lambda b: _tile("--mpp", "fine"), code=USAGE),
     Case("tile finer than the slide", ("0.25 mpp", "2 mpp", "8.00x", "--allow-upsample"), lambda b: _tile("--mpp", 0.25, "--slides", "A1")),
     Case("overlap over 1", ("overlap is 1.5",), lambda b: ["tile", "S", "--grid", "--px", 64, "--overlap", 1.5], code=USAGE),
-    Case("tissue over 1", ("min_tissue is 2", "0-1"), lambda b: ["tile", "S", "--grid", "--px", 64, "--min-tissue", 2], code=USAGE),
-    Case("no tiles at most", ("max_tiles is 0",), lambda b: _tile("--max-tiles", 0), code=USAGE),
+    Case("tissue over 1", ("--min-tissue is 2", "0-1"), lambda b: ["tile", "S", "--grid", "--px", 64, "--min-tissue", 2], code=USAGE),
+    Case("no tiles at most", ("--max-tiles is 0",), lambda b: _tile("--max-tiles", 0), code=USAGE),
     Case("negative seed", ("seed", "-1"), lambda b: ["tile", "S", "--grid", "--px", 64, "--max-tiles", 3, "--seed", -1], code=USAGE),
     Case("quality 1000", ("quality is 1000", "1-100"), lambda b: _tile("--quality", 1000), code=USAGE),
     Case("no read batch", ("--read-batch", "0"), lambda b: _tile("--read-batch", 0), code=USAGE),
@@ -402,16 +404,16 @@ COMMANDS = (
     Case("same name, other tiles", ("A1", "'spots'", "another spec", "--replace"), lambda b: ["tile", "S", "--at", "spots", "--px", 32,
          "--slides", "A1"]),
     Case("unknown split", ("'by-chance'", "leave-one-out"), lambda b: ["fit", "S", "--split", "by-chance"], code=USAGE),
-    Case("unknown split column", ("'patent'", "patient"), lambda b: ["fit", "S", "--split", "leave-one-out:patent"], code=USAGE),
-    Case("one patient on both sides", ("patient", "--allow-same-patient"), lambda b: ["fit", "S", "--split", "leave-one-out:barcode"],
+    Case("unknown split column", ("'patent'", "patient"), lambda b: ["fit", "S", "--split", "leave-one-out:patent", "--genes", "top-mean:3"], code=USAGE),
+    Case("one patient on both sides", ("patient", "--allow-same-patient"), lambda b: ["fit", "S", "--genes", "top-mean:3", "--split", "leave-one-out:barcode"],
          code=USAGE),
-    Case("one slide to fit", ("leave-one-out|fold", "1"), lambda b: ["fit", "S", "--slides", "A1"], code=USAGE),
-    Case("unknown panel", ("'top-varianse'", "top-variance"), lambda b: ["fit", "S", "--genes", "top-varianse:50"], code=USAGE),
+    Case("one slide to fit", ("'patient'", "only 'A'"), lambda b: ["fit", "S", "--genes", "top-mean:3", "--slides", "A1"], code=USAGE),
+    Case("unknown panel", ("'top-varianse:50'", "top-variance"), lambda b: ["fit", "S", "--genes", "top-varianse:50"], code=USAGE),
     Case("unknown gene", ("MORPH999",), lambda b: ["fit", "S", "--genes", "MORPH000,MORPH999"], code=USAGE),
     Case("more genes than there are", ("500", "20|genes"), lambda b: ["fit", "S", "--genes", "top-mean:500"], code=USAGE),
     Case("sigma in words", ("--context-um", "'wide'"), lambda b: ["fit", "S", "--context-um", "wide"], code=USAGE),
     Case("negative sigma", ("--context-um|context_um", "-5"), lambda b: ["fit", "S", "--context-um=-5"], code=USAGE),
-    Case("no neighbours", ("k is 0|-k", "0"), lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0], "-k", 0),
+    Case("no neighbours", ("-k", "'0'"), lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0], "-k", 0),
          code=USAGE),
     Case("no query", ("--spot", "--image"), lambda b: _search(), code=USAGE),
     Case("spot without its slide", ("slide",), lambda b: _search("--spot", "1x1"), code=USAGE),
@@ -438,7 +440,7 @@ COMMANDS = (
     Case("pickle", ("w.pt", "pickle", "--allow-pickle"), lambda b: _embed("timm/resnet10t", "--checkpoint", b.path("w.pt", pickle.dumps({}))),
          code=USAGE),
     Case("pickle that would run code", ("evil.pt", "more than tensors"), lambda b: _embed("timm/resnet10t", "--allow-pickle", "--checkpoint",
-         b.path("evil.pt", pickle.dumps(_Evil(str(b.folder / "ran")))))),
+         b.path("evil.pt", pickle.dumps(_Evil(str(b.folder / "ran")), protocol=2)))),
     Case("two checkpoints", ("names its weights already|weights",), lambda b: _embed("timm/resnet10t@random:0", "--checkpoint", "x.safetensors"),
          code=USAGE),
     Case("head of another backbone", ("ridge-testing", "A1", r"[0-9a-f]{8}.*[0-9a-f]{8}", "fit again"), _stranger),
@@ -476,7 +478,7 @@ COMMANDS = (
     Case("sheet with a slide twice", ("sheet.csv line 3", "'X1'", "line 2"), lambda b: _sheet(b, f"slide,image\nX1,{b.svs()}\nX1,{b.svs()}\n")),
     Case("sheet with zero mpp", ("sheet.csv line 2", "'mpp'", "'0'", "positive"), lambda b: _sheet(b, f"slide,image,mpp\nX1,{b.svs()},0\n")),
     Case("sheet with a bad id", ("sheet.csv line 2", "'slide'", "'../x'"), lambda b: _sheet(b, f"slide,image\n../x,{b.svs()}\n")),
-    Case("another image for a slide", ("A1", "source", "another|other"), lambda b: ["ingest", "S", "--slide", "A1", "--image", b.svs()]),
+    Case("another image for a slide", ("A1", "another image"), lambda b: ["ingest", "S", "--slide", "A1", "--image", b.svs()]),
     Case("another mpp for a slide", ("B1", "2 mpp", "1.95"), lambda b: ["ingest", "S", "--slide", "B1", "--image", b.svs(), "--mpp", 1.95]),
     Case("embed without a size", ("--px",), lambda b: ["ingest", "S", "--slide", "X1", "--image", b.svs(), "--embed", "testing"], code=USAGE),
 )  # fmt: skip
@@ -562,5 +564,7 @@ def _fits_a_sheet(fields: dict[str, Any]) -> bool:
     files = [v for k, v in fields.items() if k not in ("slide", "mpp", "mag", "meta") and v]
     plain = fields["slide"] == "X1" and "meta" not in fields and all(Path(f).exists() for f in files)
     number = fields.get("mpp") or fields.get("mag")
-    whole = bool(fields.get("st_counts")) == bool(fields.get("st_spots")) and not (fields.get("mpp") and fields.get("mag"))
+    whole = bool(fields.get("st_counts")) == bool(fields.get("st_spots")) and not (
+        fields.get("mpp") and fields.get("mag")
+    )
     return plain and whole and (number is None or float(number) > 0)

@@ -84,20 +84,20 @@ def test_a_network_gives_the_same_bytes_with_any_read_batch_and_workers_and_near
         assert again.tobytes() == whole.tobytes()
     two = load_backbone("efficientnet_lite0", device="cpu", threads=2)
     for other in (embedding(copy_of(tiled), two, batch=8), embedding(copy_of(tiled), one, batch=5)):
-        apart = _ulps(other, whole)
-        print(f"{100 * (apart > 0).mean():.3f} % of values differ, by at most {apart.max()} ulp")
-        assert (apart > 0).mean() <= 0.01
-        assert apart.max() <= 1
+        share, furthest = (other != whole).mean(), _ulps(other, whole).max()
+        print(f"{100 * share:.3f} % of values differ, by at most {furthest:.2f} ulp")
+        assert share <= 0.01
+        assert furthest <= 1
 
 
 def _ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return how many float16 values lie between two, elementwise."""
+    """Return how far float16 values lie apart in units of the last place.
 
-    def line(values: np.ndarray) -> np.ndarray:
-        bits = values.view(np.int16).astype(np.int32)
-        return np.where(bits < 0, -(bits & 0x7FFF), bits)
-
-    return np.abs(line(a) - line(b))
+    Below 2**-10 the unit is that of 2**-10 (1e-6): features are sums of float32 values thousands of times as large, and
+    the rounding of these is all that is left in them.
+    """
+    size = np.maximum(np.maximum(np.abs(a), np.abs(b)), np.float16(2**-10))
+    return np.abs(a.astype(np.float64) - b.astype(np.float64)) / np.spacing(size).astype(np.float64)
 
 
 def test_the_order_of_spots_in_the_file_changes_nothing_but_the_order_of_rows(

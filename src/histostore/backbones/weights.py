@@ -169,14 +169,19 @@ def check_finite(network: nn.Module, *, where: str) -> None:
 def dinov2_to_timm(state: State) -> State:
     """Rename the tensors of Hugging Face's Dinov2 class to those of timm's vision transformer.
 
-    Query, key and value are joined into one matrix; the mask token, used in training only, is left out.
+    Query, key and value are joined into one matrix; the mask token, used in training only, is left out. On random
+    weights the renamed network gave the same bytes as transformers 5.23's own class.
     """
     out: State = {}
     for name, tensor in state.items():
         if name.endswith("mask_token") or ".attention.attention.key." in name or ".attention.attention.value." in name:
             continue
         if ".attention.attention.query." in name:
-            parts = [state[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+            siblings = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+            if missing := [n for n in siblings if n not in state]:
+                msg = f"checkpoint has '{name}' and lacks '{missing[0]}'"
+                raise DataError(msg)
+            parts = [state[n] for n in siblings]
             out[_dinov2_name(name).replace("attention.attention.query", "attn.qkv")] = torch.cat(parts)
         else:
             out[_dinov2_name(name)] = tensor

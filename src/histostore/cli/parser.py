@@ -162,7 +162,9 @@ def _embed(p: argparse.ArgumentParser) -> None:
     _slides(p)
     p.add_argument("--backbone", required=True, metavar="NAMES", help="one or more, by commas; see `histostore models`")
     p.add_argument("--tiles", metavar="NAME", help="which tile set")
-    p.add_argument("--batch", type=_whole(1), metavar="N", help="tiles per forward pass (part of the engine; default 32)")
+    p.add_argument(
+        "--batch", type=_whole(1), metavar="N", help="tiles per forward pass (part of the engine; default 32)"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the forward pass (part of the engine)")
     p.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")

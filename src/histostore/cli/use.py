@@ -38,7 +38,9 @@ def fit(args: argparse.Namespace) -> None:
 
     store, report = the_store(args, writing=args.save is not None), target(args.report)
     backbone = args.backbone or only_backbone(store, args.tiles)
-    features = TUNED if args.tune_features else FeatureSpec(context_um=_sigmas(args.context_um), standardise=args.standardise)
+    features = (
+        TUNED if args.tune_features else FeatureSpec(context_um=_sigmas(args.context_um), standardise=args.standardise)
+    )
     save = None if args.save is None else args.save or f"{args.head}-{backbone}"
     result = tl.fit(
         store, args.head, genes=args.genes, split=SplitSpec.parse(args.split, seed=args.seed), backbone=backbone,

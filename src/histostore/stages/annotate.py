@@ -10,7 +10,7 @@ from histostore.content.tables import read_points, write_labels
 from histostore.errors import ConflictError, DataError
 from histostore.ids import check_slug
 from histostore.io.obs import join_obs, read_obs_table, read_table
-from histostore.stages.ingest import regions_name, write_meta
+from histostore.stages.ingest import naming, regions_name, write_meta
 from histostore.stages.result import StageResult
 from histostore.tables import Report
 
@@ -107,7 +107,8 @@ def annotate_obs(
     path = Path(path)
     name = check_slug(name or path.name.split(".")[0], "labels name")
     points_ref = store.slide(slide).find("points", points)
-    table, report = join_obs(read_points(store.group(points_ref)), read_obs_table(path))
+    with naming(path):
+        table, report = join_obs(read_points(store.group(points_ref)), read_obs_table(path))
     ref = write_labels(store, slide, name, table, points_ref)
     commit = store.commit(slide, [ref], replace=replace)
     done = "written" if commit.added else "already there"

@@ -91,13 +91,15 @@ def fit(
     UsageError
         The split would put one patient on both sides and the spec does not permit it.
     """
+    if save_as is not None:
+        check_slug(save_as, "head name")
     data = training_data(store, backbone=backbone, tiles=tiles, slides=slides, where=where)
     arrays = {"X": data.X, "counts": data.genes.matrix, "symbols": data.genes.symbols, "obs": data.obs}
     evaluation = cross_validate(spec, progress=progress, **arrays)
     head, ref = None, None
     if save_as is not None:
         head = fit_final(spec, progress=progress, **arrays)
-        ref = _save(store, check_slug(save_as, "head name"), head, evaluation, data, where, replace=replace)
+        ref = _save(store, save_as, head, evaluation, data, where, replace=replace)
     return FitResult(evaluation, head, ref, save_as, dict(data.view.report.counts), data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,31 +10,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.content.regions import write_regions
-from histostore.content.tables import write_counts, write_labels, write_points
+from histostore.content.tables import read_counts, read_points, write_counts, write_labels, write_points
 from histostore.errors import ConflictError, DataError, UsageError
 from histostore.ids import check_slug
 from histostore.io.align import align, check_on_image, check_orientation
 from histostore.io.check import describe_counts
+from histostore.io.geojson import read_geojson
 from histostore.io.mpp import mpp_from_pitch, resolve_mpp
-from histostore.io.obs import join_obs, read_obs_table, read_points
+from histostore.io.obs import join_obs, read_obs_table
+from histostore.io.obs import read_points as read_given_points
 from histostore.io.st import read_st
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.slides import open_slide
 from histostore.slides.source import source_digest
 from histostore.specs import MaskSpec, SpecBase
 from histostore.stages.result import StageResult, outcome
+from histostore.stages.source import mpp_of
 from histostore.tables import Report
 from histostore.tiles.mask import tissue_mask
 from histostore.units import mpp_of_magnification
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
 
     from histostore.io.sheet import Sample
     from histostore.protocols import Slide
+    from histostore.store.groups import Group
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
     from histostore.tables import Counts, Points
@@ -87,27 +92,31 @@ def ingest(
     """
     spec, watch = spec or IngestSpec(), Stopwatch()
     (progress or Silent()).say(f"ingest {sample.slide}")
-    check_slug(sample.slide, "slide id")
+    _check_names(sample)
     path = Path(sample.image).absolute()
     with watch.timed("read"), open_slide(path) as image:
         assay = _read_assay(sample, spec)
         mpp, origin, notes = _mpp_of(sample, image, assay, spec)
         report = assay.report.merged(Report({}, tuple(notes)))
         if assay.points is not None:
-            keep, off = check_on_image(assay.points, image.size_px, drop=spec.drop_off_image)
+            with naming(_spot_file(sample), path):
+                keep, off = check_on_image(assay.points, image.size_px, drop=spec.drop_off_image)
             if not keep.all():
                 assay.points = _taken(assay.points, keep)
                 assay.obs = assay.obs[keep] if assay.obs is not None else None
             mask = tissue_mask(image, MaskSpec(), mpp=mpp)
-            placed = check_orientation(assay.points, mask.contains, image.size_px, force=spec.allow_off_tissue)
+            with naming(_spot_file(sample), path):
+                placed = check_orientation(assay.points, mask.contains, image.size_px, force=spec.allow_off_tissue)
             report = report.merged(off).merged(placed)
             if assay.counts is not None:
-                _, matched = align(assay.points, assay.counts, min_match=spec.min_match)
+                with naming(sample.st_counts or _spot_file(sample), _spot_file(sample)):
+                    _, matched = align(assay.points, assay.counts, min_match=spec.min_match)
                 report = report.merged(matched).merged(describe_counts(assay.counts))
         thumbnail = image.thumbnail(THUMBNAIL_PX)
         about = _about(path, image)
     with watch.timed("digest"):
         about["sha256"] = source_digest(path)
+    _refuse_conflicts(store, sample.slide, about, mpp, assay)
     with watch.timed("write"):
         refs = [_write_source(store, sample.slide, about, thumbnail)]
         meta, kept = _meta(store, sample, mpp, origin)
@@ -116,12 +125,79 @@ def ingest(
         refs += _write_assay(store, sample, assay)
         if sample.geojson is not None:
             refs.append(write_regions(store, sample.slide, regions_name(sample.geojson), sample.geojson))
-        commit = store.commit(sample.slide, refs)
+        try:
+            commit = store.commit(sample.slide, refs)
+        except ConflictError as error:
+            error.add_note("labels and polygons that change are brought in by annotate")
+            raise
     done = outcome(commit, resumed=False) if commit.added else "already there"
     rows = len(assay.points) if assay.points is not None else 0
     return StageResult(
         slide=sample.slide, stage="ingest", refs=tuple(refs), done=done, rows=rows, report=report, seconds=watch.seconds
     )
+
+
+@contextmanager
+def naming(*files: object) -> Iterator[None]:
+    """Add the files to what is wrong with their contents."""
+    try:
+        yield
+    except DataError as error:
+        error.add_note(", ".join(dict.fromkeys(str(file) for file in files)))
+        raise
+
+
+def _spot_file(sample: Sample) -> Path | None:
+    return sample.st_spots or sample.visium or sample.anndata or sample.points
+
+
+def _check_names(sample: Sample) -> None:
+    """Check all that a slide's own names and polygons can be refused for, before any work."""
+    check_slug(sample.slide, "slide id")
+    check_fields(sample.slide, sample.meta)
+    if sample.geojson is not None:
+        regions_name(sample.geojson)
+        read_geojson(sample.geojson)
+
+
+def _refuse_conflicts(store: Store, slide: str, about: Mapping[str, Any], mpp: float, assay: _Assay) -> None:
+    """Refuse before the first byte what the commit would refuse: a slide that is there with other content."""
+    there = store.manifest(slide)
+    if there.deleted or not there.number:
+        return
+
+    def differs(kind: str, name: str, same: Callable[[Group], bool]) -> bool:
+        ref = there.get(kind, name)
+        return ref is not None and not same(store.group(ref))
+
+    known_mpp = mpp_of(store, there) if there.get("meta", "meta") is not None else mpp
+    new_points, new_counts = assay.points, assay.counts
+    checks: dict[str, bool] = {
+        f"another image than {about['uri']}": differs(
+            "source", "image", lambda g: bool(g.attrs["sha256"] == about["sha256"])
+        ),
+        f"{known_mpp:g} mpp, not {mpp:g},": known_mpp != mpp,
+        "other spots": new_points is not None
+        and differs("points", "spots", lambda g: _same_points(read_points(g), new_points)),
+        "other counts": new_counts is not None
+        and differs("expression", "counts", lambda g: _same_counts(read_counts(g), new_counts)),
+    }
+    found = [what for what, wrong in checks.items() if wrong]
+    if found:
+        raise ConflictError(
+            f"slide '{slide}' is there with {' and '.join(found)}; a re-scan or another section is a new slide: "
+            "ingest it under another id"
+        )
+
+
+def _same_points(old: Points, new: Points) -> bool:
+    return old.ids == new.ids and bool(np.array_equal(old.xy, new.xy))
+
+
+def _same_counts(old: Counts, new: Counts) -> bool:
+    parts = ("indptr", "indices", "data")
+    same = all(np.array_equal(getattr(old.matrix, p), getattr(new.matrix, p)) for p in parts)
+    return same and (old.ids, old.gene_ids) == (new.ids, new.gene_ids)
 
 
 def regions_name(path: Path) -> str:
@@ -150,11 +226,6 @@ def _meta(store: Store, sample: Sample, mpp: float, origin: str) -> tuple[Ref, R
     if old is None:
         return write_meta(store, sample.slide, sample.meta, mpp=mpp, origin=origin, mag=sample.mag), Report()
     attrs = store.group(old).attrs
-    if attrs["mpp"] != mpp:
-        raise ConflictError(
-            f"slide '{sample.slide}' is there with {attrs['mpp']:g} mpp ({attrs['mpp_origin']}), not {mpp:g}; "
-            "ingest it under another id"
-        )
     changed = [k for k, v in sample.meta.items() if attrs["fields"].get(k) != v]
     notes = (f"metadata is there already; {', '.join(changed)} not changed: use annotate",) if changed else ()
     return old, Report({}, notes)
@@ -181,11 +252,12 @@ def _read_assay(sample: Sample, spec: IngestSpec) -> _Assay:
         assay.points, assay.counts, taken = read_anndata(sample.anndata, allow_normalised=spec.allow_normalised)
         assay.report = assay.report.merged(taken)
     elif sample.points is not None:
-        assay.points = read_points(sample.points)
+        assay.points = read_given_points(sample.points)
     if sample.obs is not None:
         if assay.points is None:
             raise UsageError(f"slide '{sample.slide}' has obs but no spots to join it to")
-        assay.obs, joined = join_obs(assay.points, read_obs_table(sample.obs))
+        with naming(sample.obs):
+            assay.obs, joined = join_obs(assay.points, read_obs_table(sample.obs))
         labels = {f"labels {what.replace('_', ' ')}": n for what, n in joined.counts.items()}
         assay.report = assay.report.merged(Report(labels, joined.notes))
     return assay
@@ -233,21 +305,26 @@ def _write_source(store: Store, slide: str, about: Mapping[str, Any], thumbnail:
 def write_meta(
     store: Store, slide: str, fields: Mapping[str, str], *, mpp: float, origin: str, mag: float | None = None
 ) -> Ref:
-    """Seal a version of a slide's metadata; the caller commits it.
-
-    Raises
-    ------
-    UsageError
-        A field's name is taken by a column that every slide has.
-    """
-    for name in fields:
-        if name in _RESERVED or not name.strip():
-            raise UsageError(f"slide '{slide}': metadata column '{name}' is one of histostore's own; rename it")
+    """Seal a version of a slide's metadata; the caller commits it. Fields as `check_fields` allows them."""
+    check_fields(slide, fields)
     attrs = {"fields": {k: str(v) for k, v in fields.items()}, "mpp": mpp, "mpp_origin": origin}
     if mag is not None:
         attrs["given_as_mag"] = mag
     with store.begin(slide, "meta", "meta", spec=attrs, inputs={}) as writer:
         return writer.seal(rows=0, attrs=attrs)
+
+
+def check_fields(slide: str, fields: Mapping[str, str]) -> None:
+    """Refuse metadata whose name is taken by a column that every slide has.
+
+    Raises
+    ------
+    UsageError
+        Naming the field.
+    """
+    for name in fields:
+        if name in _RESERVED or not name.strip():
+            raise UsageError(f"slide '{slide}': metadata column '{name}' is one of histostore's own; rename it")
 
 
 _RESERVED = frozenset(

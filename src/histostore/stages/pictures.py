@@ -54,8 +54,11 @@ def tile_picture(store: Store, slide: str, tiles: str, path: Path | None = None)
 
 
 def best_genes(evaluation: Evaluation, n: int) -> list[str]:
-    """Return the genes that the head predicts best over all folds, best first."""
+    """Return the genes predicted best, best first: of those on the panel of every fold, where there are any."""
     own = evaluation.genes[evaluation.genes["method"] == evaluation.method]
+    everywhere = set.intersection(*(set(f.genes) for f in evaluation.folds))
+    if everywhere:
+        own = own[own["gene"].isin(everywhere)]
     means = own.groupby("gene", sort=False)["pearson"].mean().dropna()
     return [str(g) for g in means.sort_values(ascending=False, kind="stable").index[:n]]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histostore.errors import SpecMismatchError
+from histostore.errors import ConflictError, SpecMismatchError
 from histostore.progress import Stopwatch
 from histostore.stages.export import write_adata
 from histostore.stages.fit import load_head, stale
@@ -104,6 +104,8 @@ def write_predictions(
     found = [read_prediction(store, s, head, tiles=tiles) for s in slides]
     table = pd.concat([p.frame() for p in found])
     if path.suffix == ".csv":
+        if path.exists() and not overwrite:
+            raise ConflictError(f"{path} is there already; choose another name, or pass --overwrite")
         table.to_csv(path)
         return path
     parts = [p.view.to_adata(counts=False) for p in found]
