@@ -36,7 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def spot(folder: Path) -> str:
-    sheet = (folder / "A1.spots.tsv" if (folder / "A1.spots.tsv").exists() else next(folder.rglob("A1*spots*"))).read_text()
+    sheet = (
+        folder / "A1.spots.tsv" if (folder / "A1.spots.tsv").exists() else next(folder.rglob("A1*spots*"))
+    ).read_text()
     x, y = sheet.splitlines()[1].split("\t")[:2]
     return f"{round(float(x))}x{round(float(y))}"
 

@@ -42,6 +42,8 @@ class Part:
     expression: Ref | None
     rows: NDArray[np.int64] | None = None
     """Selected rows, in order; None means all of them."""
+    region_share: float | None = None
+    """Share of a tile that an annotated polygon must cover to label it; None asks for the tile's centre."""
     _groups: dict[str, Group] = field(default_factory=dict)
 
     @property
@@ -179,4 +181,9 @@ class Part:
         )
 
     def _region_labels(self, ref: Ref) -> NDArray[Any]:
-        return np.asarray(label_points(read_regions(self.group(ref)), self.xy), dtype=object)
+        annotations = read_regions(self.group(ref))
+        if self.region_share is None or self.tiles is None:
+            return np.asarray(label_points(annotations, self.xy), dtype=object)
+        edge0 = float(self.group(self.tiles).attrs["edge0"])
+        labels = label_points(annotations, self.xy, edge0, rule="overlap", share=self.region_share)
+        return np.asarray(labels, dtype=object)

@@ -240,6 +240,7 @@ def view(
     slides: Sequence[str] | None = None,
     where: str | None = None,
     genes: str | Sequence[str] = "outer",
+    region_share: float | None = None,
 ) -> View:
     """Open a cohort.
 
@@ -256,6 +257,9 @@ def view(
     genes
         ``outer`` joins the genes of all slides (absent is 0 for whole-transcriptome assays, NaN for targeted
         panels), ``inner`` keeps those that all have; or a list of symbols or ids.
+    region_share
+        How annotated polygons label tiles (the columns ``region_<name>``): by the tile's centre, or, with a number in
+        0-1, by the polygon class that covers at least that share of the tile.
 
     Raises
     ------
@@ -269,7 +273,9 @@ def view(
     if not chosen:
         raise NotFoundError(f"no slides in {store.uri}; ingest one first")
     manifests = [store.slide(s) for s in chosen]
-    parts = tuple(_part(store, m, wanted, tiles) for m in manifests)
+    if region_share is not None and not 0 < region_share <= 1:
+        raise UsageError(f"region_share is {region_share}, outside 0-1")
+    parts = tuple(replace(_part(store, m, wanted, tiles), region_share=region_share) for m in manifests)
     names = tuple(parts[0].embeddings)
     _same_backbones(parts, names)
     join = genes if isinstance(genes, str) else tuple(genes)

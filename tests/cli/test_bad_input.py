@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import histostore as hs
 from histostore.store.manifest import with_check
 from histostore.store.store import open_store
 from histostore.testing.slides import synthetic_histology, write_pyramid_tiff
@@ -568,3 +569,58 @@ def _fits_a_sheet(fields: dict[str, Any]) -> bool:
         fields.get("mpp") and fields.get("mag")
     )
     return plain and whole and (number is None or float(number) > 0)
+
+
+def test_barcodes_in_another_order_give_the_same_data(ingested: Path, copy_of: Any, cohort: Cohort, call: Any) -> None:
+    store = copy_of(ingested)
+    a1, rng = cohort.slides[0], np.random.default_rng(1)
+    spots = pd.read_csv(a1.spots, sep="\t").sample(frac=1, random_state=1)
+    spots.to_csv(store.parent / "spots.tsv", sep="\t", index=False)
+    counts = pd.read_csv(a1.counts, sep="\t", index_col=0)
+    counts = counts.iloc[rng.permutation(len(counts)), rng.permutation(counts.shape[1])]
+    counts.to_csv(store.parent / "counts.tsv", sep="\t")
+    argv = ["--st-counts", store.parent / "counts.tsv", "--st-spots", store.parent / "spots.tsv", "--obs", a1.obs]
+    assert call("ingest", store, "--slide", "P1", "--image", a1.image, *argv).code == 0
+    straight, shuffled = (hs.open(store).view(slides=[s]).to_adata(images=False) for s in ("A1", "P1"))
+    assert list(straight.obs["barcode"]) != list(shuffled.obs["barcode"])
+    row = {barcode: i for i, barcode in enumerate(shuffled.obs["barcode"])}
+    same = shuffled[[row[b] for b in straight.obs["barcode"]], straight.var_names]
+    np.testing.assert_array_equal(same.X.toarray(), straight.X.toarray())
+    np.testing.assert_array_equal(same.obsm["spatial"], straight.obsm["spatial"])
+    assert list(same.obs["label"]) == list(straight.obs["label"])
+
+
+def test_a_store_of_a_newer_minor_format_can_be_read(bench: Bench, call: Any) -> None:
+    bench.header(format="1.9")
+    spot = bench.cohort.slides[0].spot_ids[0]
+    for argv in (
+        ["info", bench.store],
+        ["search", bench.store, "--slide", "A1", "--spot", spot],
+        ["export", bench.store, "-o", bench.folder / "x.h5ad"],
+        ["verify", bench.store],
+    ):
+        assert call(*argv).code == 0, argv
+
+
+def test_an_error_is_one_json_object_where_json_is_asked_for(built: Path, call: Any) -> None:
+    for argv, kind, code in (
+        (["info", built, "--slide", "A2"], "not_found", 2),
+        (["tile", built, "--at", "spots", "--px", "big"], "usage", 2),
+        (["tile", built, "--slides", "A1", "--at", "spots", "--px", 32], "conflict", 3),
+    ):
+        told = call(*argv, "--json")
+        error = json.loads(told.out)["error"]
+        assert told.code == code
+        assert (error["kind"], error["exit_code"]) == (kind, code)
+        assert error["message"] in told.err
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_a_cut_real_slide_is_refused(real_data: Path, built: Path, tmp_path: Path, spawn: Any, share: float) -> None:
+    whole = (real_data / "slides" / "CMU-1-Small-Region.svs").read_bytes()
+    cut = tmp_path / "cut.svs"
+    cut.write_bytes(whole[: int(share * len(whole))])
+    before = tree(built)
+    told = spawn("ingest", built, "--slide", "CMU", "--image", cut)
+    check_told(told, DATA, ("cut.svs", "truncated|outside"))
+    assert tree(built) == before

@@ -28,8 +28,6 @@ def fresh_from(tmp_path: Path) -> Callable[[Path], Callable[[], Path]]:
     return of
 
 
-
-
 @pytest.mark.parametrize("n", [10, pytest.param(50, marks=pytest.mark.torture)])
 def test_tile_survives_being_killed_at_random_moments(
     n: int, ingested: Path, fresh_from, command, look_at_tiles

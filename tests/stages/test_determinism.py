@@ -79,9 +79,8 @@ def test_a_network_gives_the_same_bytes_with_any_read_batch_and_workers_and_near
     one = load_backbone("efficientnet_lite0", device="cpu", threads=1)
     whole = embedding(copy_of(tiled), one, batch=8)
     assert len(whole) >= 35
-    for read_batch, workers in ((1, 1), (7, 2)):
-        again = embedding(copy_of(tiled), one, batch=8, read_batch=read_batch, workers=workers)
-        assert again.tobytes() == whole.tobytes()
+    again = embedding(copy_of(tiled), one, batch=8, read_batch=7, workers=2)
+    assert again.tobytes() == whole.tobytes()
     two = load_backbone("efficientnet_lite0", device="cpu", threads=2)
     for other in (embedding(copy_of(tiled), two, batch=8), embedding(copy_of(tiled), one, batch=5)):
         share, furthest = (other != whole).mean(), _ulps(other, whole).max()

@@ -122,7 +122,9 @@ def test_visium_spots_and_counts_are_joined_by_barcode(
     raw = outs / "raw_feature_bc_matrix"
     barcodes = (raw / "barcodes.tsv").read_text().split()
     genes = [line.split("\t")[0] for line in (raw / "features.tsv").read_text().splitlines()]
-    matrix = pd.DataFrame(scipy.io.mmread(raw / "matrix.mtx").toarray().T, index=barcodes, columns=genes)
+    matrix = pd.DataFrame(
+        scipy.io.mmread(raw / "matrix.mtx", spmatrix=False).toarray().T, index=barcodes, columns=genes
+    )
     adata = rows.to_adata(images=False)
     found = pd.DataFrame(adata.X.toarray(), index=adata.obs["barcode"].to_list(), columns=adata.var["gene_ids"])
     assert (found.loc[barcodes, genes] == matrix).all(axis=None)

@@ -41,10 +41,13 @@ def fit(args: argparse.Namespace) -> None:
     features = (
         TUNED if args.tune_features else FeatureSpec(context_um=_sigmas(args.context_um), standardise=args.standardise)
     )
+    where = args.where
+    if args.min_genes:
+        where = f"({where}) and n_genes >= {args.min_genes}" if where else f"n_genes >= {args.min_genes}"
     save = None if args.save is None else args.save or f"{args.head}-{backbone}"
     result = tl.fit(
         store, args.head, genes=args.genes, split=SplitSpec.parse(args.split, seed=args.seed), backbone=backbone,
-        tiles=args.tiles, slides=names(args.slides), where=args.where, features=features, target=args.target,
+        tiles=args.tiles, slides=names(args.slides), where=where, features=features, target=args.target,
         min_counts=args.min_counts, allow_same_patient=args.allow_same_patient, seed=args.seed, save=save,
         replace=args.replace, progress=Line(),
     )  # fmt: skip

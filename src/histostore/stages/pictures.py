@@ -122,7 +122,7 @@ def fit_sections(result: FitResult, adata: AnnData) -> list[Section]:
                 truth,
                 prediction,
                 genes,
-                labels=pd.Series(adata.obs["slide"]).astype(str).reindex(truth.index),
+                labels=slide_of,
                 unit=UNIT,
             ),
         },
