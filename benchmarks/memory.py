@@ -62,7 +62,8 @@ def _sections(folder: Path, size: tuple[int, int]) -> Callable[[int, int], NDArr
     import numpy as np
 
     width, height = size
-    canvas = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=(height, width, 3))
+    with tempfile.TemporaryFile() as file:  # the mapping outlives it
+        canvas = np.memmap(file, np.uint8, "w+", shape=(height, width, 3))
     canvas[:] = 240
     across, down = max(1, round(width / 9300)), max(1, round(height / 9950))
     for cell in range(across * down):
@@ -149,10 +150,9 @@ def main() -> int:
         before = in_a_process("forward", args)["peak_mib"]
         found = in_a_process("stages", args, image=image, folder=folder)
     beyond = found["peak_mib"] - before
-    raw = args.size[0] * args.size[1] * 3 / 2**20
-    print(
-        f"slide               {args.size[0]:,} x {args.size[1]:,} px ({raw:,.0f} MiB of pixels), {sections or 'synthetic'}"
-    )
+    width, height = args.size
+    raw = width * height * 3 / 2**20
+    print(f"slide               {width:,} x {height:,} px ({raw:,.0f} MiB of pixels), {sections or 'synthetic'}")
     print(f"tiles               {found['tiles']:,} of {args.px} px, {found['pixel_mib']:,.0f} MiB as {args.codec}")
     print(f"one forward pass    {before:,.0f} MiB ({args.backbone}, batch {args.batch})")
     for stage in ("ingest", "tile", "embed"):

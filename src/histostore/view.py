@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
 
+SPOTS = "spots"
+"""The points that a slide's counts are of."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -157,8 +160,10 @@ class View:
         Raises
         ------
         DataError
-            A row has no counts; `with_counts` leaves such rows out.
+            A row has no counts (`with_counts` leaves such rows out), or none can have.
         """
+        if all(p.expression is None for p in self.parts):
+            raise DataError(f"these rows of {', '.join(self.slides[:3])} have no counts: only tiles at spots have them")
         without = sum(int((p.count_row[_all(p)] < 0).sum()) for p in self.parts)
         if without:
             raise DataError(f"{without} of {len(self)} rows have no counts; take view.with_counts()")
@@ -186,8 +191,8 @@ class View:
         images
             Put each slide's overview image into ``uns["spatial"]``.
         counts
-            False for no X (all tiles, also those without counts); by default counts where any row has them (tiles of
-            a grid have none), and rows without counts left out (counted in ``uns["histostore"]``).
+            False for no X (all tiles, also those without counts); by default counts where the slides have them (the
+            tiles of a grid have none), and rows without counts left out (counted in ``uns["histostore"]``).
         """
         from histostore.adata import build_adata
 
@@ -197,7 +202,6 @@ class View:
             if counts and not all(has):
                 lacking = ", ".join(p.slide for p, h in zip(self.parts, has, strict=True) if not h)
                 raise DataError(f"slides {lacking} have no counts; choose slides, or pass counts=False")
-            counts = counts and (not len(self) or any((p.count_row[_all(p)] >= 0).any() for p in self.parts))
         view = self.with_counts() if counts else self
         return build_adata(view, images=images, counts=counts)
 
@@ -290,7 +294,7 @@ def _part(store: Store, manifest: Manifest, wanted: list[str], tiles: str | None
         tiles, _, short = ref.name.rpartition("/")
         embeddings[short] = ref
     tiles_ref = manifest.find("tiles", tiles) if tiles is not None else None
-    points = "spots"
+    points = SPOTS
     if tiles_ref is not None:
         points = str(store.group(tiles_ref).attrs["points"])
     return Part(
@@ -299,7 +303,8 @@ def _part(store: Store, manifest: Manifest, wanted: list[str], tiles: str | None
         tiles=tiles_ref,
         points=manifest.find("points", points),
         embeddings=embeddings,
-        expression=manifest.get("expression", "counts"),
+        # counts are of the assay's own spots: the id of a grid cell ("7x12") may be that of a spot elsewhere
+        expression=manifest.get("expression", "counts") if points == SPOTS else None,
     )
 
 

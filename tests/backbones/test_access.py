@@ -31,7 +31,7 @@ class TestWithoutANetwork:
 
     def test_a_token_without_a_network_does_not_help(self, ask, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", "hf_none")
-        with pytest.raises(MissingDependencyError, match="http://127.0.0.1:9 does not answer"):
+        with pytest.raises(MissingDependencyError, match=r"http://127\.0\.0\.1:9 does not answer"):
             ask("virchow2")
 
     def test_an_open_model_says_that_the_hub_does_not_answer(self, ask):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,3 +54,19 @@ def test_embed_survives_being_killed_at_random_moments(
     assert tally.kills == n
     assert tally.kept > 0
     assert tally.looks > n
+
+
+def test_embed_with_a_real_network_survives_being_killed(
+    tiled: Path, fresh_from, copy_of, command, cli, look_at_embeddings
+) -> None:
+    store = copy_of(tiled)
+    cli("tile", store, "--slides", SLIDE, "--at", "spots", "--px", 96, "--max-tiles", 12, "--name", "few")
+
+    def embed(store: Path) -> list[str]:
+        how = ("--tiles", "few", "--batch", "2", "--shard-rows", "2", "--threads", "1")
+        return command("embed", store, "--slides", SLIDE, "--backbone", "efficientnet_lite0", *how)
+
+    tally = torment(embed, fresh_from(store), SLIDE, look_at_embeddings("efficientnet_lite0"), kills=3, seed=3)
+    print(tally)
+    assert tally.kills == 3
+    assert tally.kept > 0

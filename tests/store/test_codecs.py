@@ -114,7 +114,7 @@ def test_a_decompression_bomb_is_refused_with_little_memory(
         (ZSTD, with_crc(b"not zstd")),
         (ZSTD, with_crc(bytes(imagecodecs.zstd_encode(b"1234567")))),
         (Pipeline((("bytes", ()), ("gzip", ()), ("crc32c", ()))), with_crc(b"not gzip")),
-        (Pipeline((("bytes", ()), ("gzip", ()), ("crc32c", ()))), with_crc(gzip.compress(b"12345678")[:-3])),
+        (Pipeline((("bytes", ()), ("gzip", ()), ("crc32c", ()))), with_crc(gzip.compress(b"12345678", mtime=0)[:-3])),
         (jpeg(95), with_crc(b"not jpeg")),
         (STRINGS, with_crc(bytes(imagecodecs.zstd_encode(b"\2\0\0\0\1\0\0\0a")))),
         (STRINGS, with_crc(bytes(imagecodecs.zstd_encode(b"\2\0\0\0\xff\xff\xff\xffa")))),

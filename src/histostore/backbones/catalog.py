@@ -33,9 +33,10 @@ def find(name: str) -> ModelRecord | None:
 
 def not_known(name: str) -> NotFoundError:
     """Return the error for a name nobody knows, with the near ones."""
-    names = [n for r in KNOWN for n in (r.name, *r.aliases)] + list(entry_points())
+    names = [r.name for r in KNOWN] + list(entry_points())
+    hint = near(name, names) or near(name, [alias for r in KNOWN for alias in r.aliases])
     msg = (
-        f"unknown backbone '{name}'{near(name, names) or ';'} see `histostore models`, or give timm/NAME[.TAG], "
+        f"unknown backbone '{name}'{hint or ';'} see `histostore models`, or give timm/NAME[.TAG], "
         f"torchvision/NAME[.WEIGHTS], file:WEIGHTS#timm/NAME or your own package.module:callable"
     )
     return NotFoundError(msg)

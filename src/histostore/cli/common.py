@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,19 @@ def target(text: str | None, *, overwrite: bool = True) -> Path | None:
 
 
 def show(value: dict[str, Any], text: str, args: argparse.Namespace) -> None:
-    """Print one result: its JSON, or a line for people."""
-    print(json.dumps(value) if args.json else text, flush=True)
+    """Print one result: its JSON (numbers that are not finite as null), or a line for people."""
+    print(json.dumps(_finite(value), allow_nan=False) if args.json else text, flush=True)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(v) for key, v in value.items()}
+        case list() | tuple():
+            return [_finite(v) for v in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def show_stage(result: StageResult, args: argparse.Namespace) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histostore.errors import ConflictError, UsageError
+from histostore.errors import ConflictError, StorageError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Buffer
+    from io import FileIO
+
     from anndata import AnnData
 
 
@@ -39,14 +44,64 @@ def write_adata(adata: AnnData, path: str | Path, *, overwrite: bool = False) ->
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
         if path.suffix == ".h5ad":
-            adata.write_h5ad(staged, compression="gzip")
+            _write_h5ad(adata, staged)
         else:
             adata.write_zarr(staged)
         if path.is_dir():
             shutil.rmtree(path)
         staged.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+        ) from error
     finally:
         if staged.is_dir():
             shutil.rmtree(staged)
         staged.unlink(missing_ok=True)
     return path
+
+
+def _write_h5ad(adata: AnnData, path: Path) -> None:
+    """Write what ``adata.write_h5ad`` writes; a disk that refuses is one `OSError`."""
+    import h5py
+    from anndata.io import write_elem
+
+    with path.open("w+b", buffering=0) as file:
+        kept = _KeepsItsError(file)
+        try:
+            with h5py.File(kept, "w") as h5:
+                write_elem(h5, "/", adata, dataset_kwargs={"compression": "gzip"})
+        finally:
+            if kept.error is not None:
+                raise kept.error
+
+
+class _KeepsItsError(RawIOBase):
+    """A file for HDF5, which answers a failed write with tracebacks on stderr that no caller can catch."""
+
+    def __init__(self, file: FileIO) -> None:
+        super().__init__()
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        at = 0
+        while at < len(view) and self.error is None:
+            try:
+                at += self._file.write(view[at:])
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def readinto(self, buffer: Buffer) -> int:
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._file.truncate(size)
+
+    def flush(self) -> None:
+        """Nothing is held back."""

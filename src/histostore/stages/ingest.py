@@ -60,6 +60,8 @@ class IngestSpec(SpecBase):
     """Take spots of which more than 20 % lie off the tissue."""
     force_mpp: bool = False
     """Believe the given mpp although the file or the spot pitch contradicts it."""
+    targeted: bool = False
+    """The counts (Visium, AnnData) are of a targeted panel: a gene they lack was not measured, and is no 0."""
 
 
 @dataclass(slots=True)
@@ -243,13 +245,17 @@ def _read_assay(sample: Sample, spec: IngestSpec) -> _Assay:
     elif sample.visium is not None:
         from histostore.io.visium import read_visium
 
-        assay.points, assay.counts, extras = read_visium(sample.visium)
+        assay.points, assay.counts, extras = read_visium(
+            sample.visium, whole_transcriptome=not spec.targeted, allow_normalised=spec.allow_normalised
+        )
         assay.spot_diameter_px = extras.spot_diameter_px
         assay.report = assay.report.merged(Report({}, extras.notes))
     elif sample.anndata is not None:
         from histostore.io.adata import read_anndata
 
-        assay.points, assay.counts, taken = read_anndata(sample.anndata, allow_normalised=spec.allow_normalised)
+        assay.points, assay.counts, taken = read_anndata(
+            sample.anndata, whole_transcriptome=not spec.targeted, allow_normalised=spec.allow_normalised
+        )
         assay.report = assay.report.merged(taken)
     elif sample.points is not None:
         assay.points = read_given_points(sample.points)

@@ -1,0 +1,122 @@
+"""Which rows belong to which level of a factor, and whether a random effect of it can be estimated at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostore.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEW = 8
+"""Below this many levels the variance between them is hardly known; it is said, not refused."""
+
+UNSEEN = -1
+"""Code of a level that was not there at fit."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """The levels of one factor and the rows of each."""
+
+    name: str
+    names: tuple[str, ...]
+    """``(q,)`` sorted labels; labels are compared as text."""
+    codes: NDArray[np.int64]
+    """``(n,)`` index of each row's level."""
+    sizes: NDArray[np.float64]
+    """``(q,)`` rows of each level."""
+
+    @classmethod
+    def of(cls, labels: Any, name: str = "groups") -> Levels:
+        """Return the levels of ``(n,)`` labels; missing labels are a `DataError`."""
+        found, codes = np.unique(as_text(labels, name), return_inverse=True)
+        codes = codes.astype(np.int64)
+        return cls(name, tuple(str(f) for f in found), codes, np.bincount(codes, minlength=len(found)).astype(float))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def check(self, *, kind: str = "intercept") -> tuple[str, ...]:
+        """Return what must be said of a random effect of this factor.
+
+        Raises
+        ------
+        DataError
+            One level, or no level with two rows: the variances cannot be told apart.
+        """
+        if len(self) < 2:
+            msg = f"{self.name} has one level ('{self.names[0]}'): a random {kind} needs at least two; leave it out"
+            raise DataError(msg)
+        if self.sizes.max() < 2:
+            msg = (
+                f"each of the {len(self)} levels of {self.name} has one row: its variance cannot be told from the "
+                "residual's; use a coarser grouping or leave it out"
+            )
+            raise DataError(msg)
+        if len(self) < FEW:
+            return (
+                f"{self.name} has {len(self)} levels: the variance between so few (below {FEW}) is hardly known, "
+                "and intervals for new levels are too narrow",
+            )
+        return ()
+
+    def find(self, labels: Any) -> NDArray[np.int64]:
+        """Return the codes ``(m,)`` of labels, `UNSEEN` where there was no such level at fit."""
+        text = as_text(labels, self.name)
+        known = np.array(self.names, dtype=np.str_)
+        at = np.minimum(np.searchsorted(known, text), len(known) - 1)
+        codes: NDArray[np.int64] = np.where(known[at] == text, at, UNSEEN)
+        return codes
+
+
+def as_text(labels: Any, name: str) -> NDArray[np.str_]:
+    """Return labels ``(n,)`` as text; NaN, None and shapes that are not a column are refused."""
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        msg = f"{name} is {values.ndim}-D: give one label per row"
+        raise UsageError(msg)
+    if values.dtype.kind == "f":
+        missing = int(np.isnan(values).sum())
+    elif values.dtype.kind == "O":
+        missing = sum(v is None or v != v for v in values.tolist())
+    else:
+        missing = 0
+    if missing:
+        msg = f"{missing} of {len(values)} rows have no {name}: leave them out, or give them a level of their own"
+        raise DataError(msg)
+    return values.astype(np.str_)
+
+
+def nested(outer: Any, inner: Any) -> NDArray[np.str_]:
+    """Return labels ``(n,)`` of an inner factor within an outer one: ``patient 1`` of two centres becomes two levels."""
+    first, second = as_text(outer, "outer"), as_text(inner, "inner")
+    if len(first) != len(second):
+        msg = f"outer has {len(first)} rows and inner {len(second)}"
+        raise UsageError(msg)
+    joined = np.array([f"{a}/{b}" for a, b in zip(first, second, strict=True)], dtype=np.str_)
+    if not len(joined):
+        return joined
+    if len(np.unique(joined)) != len(set(zip(first.tolist(), second.tolist(), strict=True))):
+        msg = "labels hold '/' in a way that makes two different pairs alike: rename them"
+        raise DataError(msg)
+    return joined
+
+
+def check_not_collinear(factors: list[Levels]) -> None:
+    """Refuse two factors that cut the rows in the same way: their variances cannot be told apart."""
+    for i, one in enumerate(factors):
+        for other in factors[i + 1 :]:
+            if len(one) != len(other):
+                continue
+            pairs = np.unique(one.codes * len(other) + other.codes)
+            if len(pairs) == len(one):
+                msg = (
+                    f"{one.name} and {other.name} cut the rows in the same {len(one)} parts: their variances cannot "
+                    "be told apart; leave one out"
+                )
+                raise DataError(msg)
