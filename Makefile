@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test check torture bench bench-gpu docs clean
+.PHONY: setup demo test check torture bench docs clean
 
 setup: $(STAMP)
 
@@ -34,9 +34,6 @@ torture: setup        ## the long crash tests
 
 bench: setup          ## figures of the README and docs, each beside its limit
 	$(BIN)/python -m benchmarks
-
-bench-gpu: setup      ## the same on a CUDA device; says so where there is none
-	$(BIN)/python -m benchmarks.gpu
 
 docs: setup           ## run every code block of README and docs
 	$(BIN)/python -m pytest -q tests/test_docs.py

@@ -2,7 +2,8 @@
 
 ``patient != 'C' and (cluster in ['2', '3'] or not in_tissue)``: comparisons (chained too), ``in`` and ``not in`` a
 list, ``and``, ``or``, ``not``, parentheses, numbers, quoted text, true/false, and column names. A name with spaces or
-dots is written in backquotes.
+dots is written in backquotes. A missing value is neither equal to anything, nor smaller, nor larger, nor true. Text and
+numbers are never compared: ``cluster == 2`` where clusters are text is an error, not an empty answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ast
 import operator
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 MAX_CHARS = 4_000
 MAX_DEPTH = 50
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`([^`]*)`""")
+"""Quoted text, in which a backquote means itself, or a name in backquotes."""
+_STANDIN = "_quoted_"
 
 _COMPARE: dict[type[ast.cmpop], Any] = {
     ast.Eq: operator.eq,
@@ -63,9 +68,10 @@ class Where:
 
         def name(match: re.Match[str]) -> str:
             quoted.append(match.group(1))
-            return f"_quoted_{len(quoted) - 1}"
+            return f"{_STANDIN}{len(quoted) - 1}"
 
-        source = re.sub(r"`([^`]*)`", name, text)
+        source = _QUOTED.sub(lambda m: m[0] if m[1] is None else name(m), text)
+        source = re.sub(r"[\r\n]", " ", source)
         try:
             tree = ast.parse(source.strip(), mode="eval").body
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -92,11 +98,24 @@ class Where:
         column
             Gives the ``(n_rows,)`` values of a column; raises `NotFoundError` for a name it does not know.
         """
-        value = self._value(self.tree, column)
-        return np.array(np.broadcast_to(np.asarray(value, dtype=bool), (n_rows,)))
+        return np.array(np.broadcast_to(self._truth(self.tree, column), (n_rows,)))
 
     def _name(self, name: str) -> str:
-        return self.quoted[int(name[8:])] if name.startswith("_quoted_") else name
+        number = name.removeprefix(_STANDIN)
+        stands_in = number != name and number.isdecimal() and int(number) < len(self.quoted)
+        return self.quoted[int(number)] if stands_in else name
+
+    def _truth(self, node: ast.expr, column: Lookup) -> NDArray[np.bool_]:
+        """Return a part of the filter that is true or false."""
+        value = np.asarray(self._value(node, column))
+        if value.dtype == object and all(v is None or isinstance(v, bool | np.bool_) for v in value.flat):
+            return np.array([v is not None and bool(v) for v in value.flat], dtype=bool).reshape(value.shape)
+        if value.dtype != np.bool_:
+            raise self._refused(node, "is not true or false: compare it with something")
+        return value
+
+    def _refused(self, node: ast.expr, why: str) -> UsageError:
+        return UsageError(f"where {self.text!r}: {ast.unparse(node)!r} {why}")
 
     def _value(self, node: ast.expr, column: Lookup) -> Any:
         match node:
@@ -105,40 +124,60 @@ class Where:
             case ast.Name():
                 return _WORDS[node.id] if node.id in _WORDS else column(self._name(node.id))
             case ast.UnaryOp(op=ast.Not()):
-                return ~np.asarray(self._value(node.operand, column), dtype=bool)
+                return ~self._truth(node.operand, column)
             case ast.UnaryOp(op=ast.USub()):
-                return -self._value(node.operand, column)
+                value = self._value(node.operand, column)
+                if _kind(value) != "number" or np.asarray(value).dtype == np.bool_:
+                    raise self._refused(node, "is no number")
+                return -value if isinstance(value, int | float) else -np.asarray(value, dtype=np.float64)
             case ast.BoolOp():
-                parts = [np.asarray(self._value(v, column), dtype=bool) for v in node.values]
+                parts = [self._truth(v, column) for v in node.values]
                 join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
                 return join.reduce(np.broadcast_arrays(*parts))
-            case ast.List() | ast.Tuple():
-                return [self._value(e, column) for e in node.elts]
             case ast.Compare():
                 return self._compare(node, column)
-        raise UsageError(f"where {self.text!r}: {ast.unparse(node)!r} is not part of the language")
+        raise self._refused(node, "is not part of the language")
 
-    def _compare(self, node: ast.Compare, column: Lookup) -> Any:
-        left, result = self._value(node.left, column), np.True_
+    def _compare(self, node: ast.Compare, column: Lookup) -> NDArray[np.bool_]:
+        left, result = self._value(node.left, column), np.array(True)
         for op, right_node in zip(node.ops, node.comparators, strict=True):
-            right = self._value(right_node, column)
-            if isinstance(op, ast.In | ast.NotIn):
-                inside = np.logical_or.reduce([_safe(operator.eq, left, r, self.text) for r in right] or [np.False_])
-                part = inside if isinstance(op, ast.In) else ~np.asarray(inside)
+            if isinstance(right_node, ast.List | ast.Tuple):
+                one_of = [self._pair(ast.Eq, left, self._value(e, column)) for e in right_node.elts]
+                inside = np.logical_or.reduce([np.zeros(np.shape(left), dtype=bool), *one_of])
+                part = ~inside if isinstance(op, ast.NotIn) else inside
             else:
-                part = _safe(_COMPARE[type(op)], left, right, self.text)
-            result = result & np.asarray(part)  # type: ignore[assignment]
-            left = right
+                right = self._value(right_node, column)
+                part, left = self._pair(type(op), left, right), right
+            result = result & part
         return result
 
+    def _pair(self, op: type[ast.cmpop], left: Any, right: Any) -> NDArray[np.bool_]:
+        """Compare two sides of one kind; a missing value is neither equal nor in any order."""
+        kinds = {_kind(left), _kind(right)} - {"missing"}
+        if len(kinds) > 1:
+            words = " with ".join("text" if _kind(v) == "text" else "numbers" for v in (left, right))
+            raise UsageError(f"where {self.text!r}: compares {words}; text is written in quotes, like '2'")
+        one, other = np.broadcast_arrays(np.asarray(left), np.asarray(right))
+        there = _present(one) & _present(other)
+        found = np.full(one.shape, op is ast.NotEq)
+        if kinds == {"text"}:  # as Python compares it, whatever the width of the arrays
+            one, other = one.astype(object), other.astype(object)
+        found[there] = _COMPARE[op](one[there], other[there])
+        return found
 
-def _safe(compare: Any, left: Any, right: Any, text: str) -> Any:
-    try:
-        return compare(left, right)
-    except TypeError:
-        kinds = [np.asarray(v).dtype.kind for v in (left, right)]
-        names = ["text" if k in "OUT" else "number" for k in kinds]
-        raise UsageError(f"where {text!r}: compares {names[0]} with {names[1]}") from None
+
+def _present(values: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype != object:
+        return np.ones(values.shape, dtype=bool)
+    return np.array([v is not None for v in values.flat], dtype=bool).reshape(values.shape)
+
+
+def _kind(value: Any) -> Literal["number", "text", "missing"]:
+    values = np.asarray(value)
+    if values.dtype != object:
+        return "number" if values.dtype.kind in "biuf" else "text"
+    first = next((v for v in values.flat if v is not None), None)
+    return "missing" if first is None else "text" if isinstance(first, str) else "number"
 
 
 def _check(node: ast.AST, text: str, depth: int) -> None:

@@ -133,12 +133,12 @@ def test_the_pathology_networks_have_the_published_size(name, dim, parameters):
 
 def test_threads_hold_for_the_call_only_and_are_recorded(tiles):
     before = torch.get_num_threads()
-    backbone = load_backbone("timm/resnet10t@random:0", threads=1)
-    assert backbone.engine()["threads"] == 1
+    backbone = load_backbone("timm/resnet10t@random:0", threads=2)
+    assert backbone.engine()["threads"] == 2
     seen = []
     backbone._network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     backbone.embed(tiles[:1])
-    assert seen == [1]
+    assert seen == [2]
     assert torch.get_num_threads() == before
     assert load_backbone("timm/resnet10t@random:0").engine()["threads"] == before
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from histostore.testing.crash import torment
+from histostore.testing.crash import Tally, torment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SLIDE = "A1"
+
+pytestmark = pytest.mark.xdist_group("crash")  # its processes are forked from one server
 
 
 @pytest.fixture
@@ -28,45 +30,38 @@ def fresh_from(tmp_path: Path) -> Callable[[Path], Callable[[], Path]]:
 
 
 @pytest.mark.parametrize("n", [10, pytest.param(50, marks=pytest.mark.torture)])
-def test_tile_survives_being_killed_at_random_moments(
-    n: int, ingested: Path, fresh_from, command, look_at_tiles
-) -> None:
+def test_tile_survives_being_killed_at_random_moments(n: int, ingested: Path, fresh_from, look_at_tiles) -> None:
     def tile(store: Path) -> list[str]:
-        return command("tile", store, "--slides", SLIDE, "--at", "spots", "--px", "224", "--shard-tiles", "3")
+        return ["tile", str(store), "--slides", SLIDE, *["--at", "spots", "--px", "224", "--shard-tiles", "3"]]
 
-    tally = torment(tile, fresh_from(ingested), SLIDE, look_at_tiles, kills=n, seed=n)
-    print(tally)
-    assert tally.kills == n
-    assert tally.kept > 0
-    assert tally.looks > n
+    check(torment(tile, fresh_from(ingested), SLIDE, look_at_tiles, kills=n, seed=n), n)
 
 
 @pytest.mark.parametrize("n", [10, pytest.param(50, marks=pytest.mark.torture)])
-def test_embed_survives_being_killed_at_random_moments(
-    n: int, tiled: Path, fresh_from, command, look_at_embeddings
-) -> None:
+def test_embed_survives_being_killed_at_random_moments(n: int, tiled: Path, fresh_from, look_at_embeddings) -> None:
     def embed(store: Path) -> list[str]:
-        slow = "testing?delay_ms=10"
-        return command("embed", store, "--slides", SLIDE, "--backbone", slow, "--batch", "3", "--shard-rows", "3")
+        how = "--backbone testing?delay_ms=10 --batch 3 --shard-rows 3"
+        return ["embed", str(store), "--slides", SLIDE, *how.split()]
 
-    tally = torment(embed, fresh_from(tiled), SLIDE, look_at_embeddings("testing"), kills=n, seed=n)
-    print(tally)
-    assert tally.kills == n
-    assert tally.kept > 0
-    assert tally.looks > n
+    check(torment(embed, fresh_from(tiled), SLIDE, look_at_embeddings("testing"), kills=n, seed=n), n)
 
 
 def test_embed_with_a_real_network_survives_being_killed(
-    tiled: Path, fresh_from, copy_of, command, cli, look_at_embeddings
+    tiled: Path, fresh_from, copy_of, cli, look_at_embeddings
 ) -> None:
     store = copy_of(tiled)
     cli("tile", store, "--slides", SLIDE, "--at", "spots", "--px", 96, "--max-tiles", 12, "--name", "few")
 
     def embed(store: Path) -> list[str]:
-        how = ("--tiles", "few", "--batch", "2", "--shard-rows", "2", "--threads", "1")
-        return command("embed", store, "--slides", SLIDE, "--backbone", "efficientnet_lite0", *how)
+        how = "--tiles few --backbone efficientnet_lite0 --batch 2 --shard-rows 2 --threads 1"
+        return ["embed", str(store), "--slides", SLIDE, *how.split()]
 
-    tally = torment(embed, fresh_from(store), SLIDE, look_at_embeddings("efficientnet_lite0"), kills=3, seed=3)
+    check(torment(embed, fresh_from(store), SLIDE, look_at_embeddings("efficientnet_lite0"), kills=3, seed=3), 3)
+
+
+def check(tally: Tally, kills: int) -> None:
     print(tally)
-    assert tally.kills == 3
+    assert tally.kills == kills
+    assert tally.resumed > 0
     assert tally.kept > 0
+    assert tally.looks > kills

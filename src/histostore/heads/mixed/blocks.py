@@ -25,6 +25,10 @@ SMALL = 8
 """Blocks up to this edge multiply sparse matrices as sparse; larger ones would fill them anyway."""
 
 
+FULL = 0.02
+"""Share of non-zeros from which a dense product is the faster one."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockDiagonal:
     """Square blocks down the diagonal, equal ones stacked."""
@@ -87,8 +91,10 @@ class Elimination:
     """``T = C⁻¹ Λ₁'``"""
     across: Any
     """``U = T Z₁'Z₂`` ``(q₁, q₂)``, sparse where it can be."""
-    rest: Floats | None
-    """``P = S^{-1/2} Λ₂'`` ``(q₂, q₂)``; None for a single term."""
+    lower: Floats | None
+    """``(q₂, q₂)`` Cholesky factor of the Schur complement; None for a single term."""
+    left: Any
+    """``Λ₂`` ``(q₂, q₂)`` sparse."""
     logdet: float
 
     @classmethod
@@ -106,27 +112,35 @@ class Elimination:
         """
         lead, logdet = eliminate(factors[0], gram)
         if len(factors) == 1:
-            return cls(lead, None, None, logdet)
+            return cls(lead, None, None, None, logdet)
         across = lead @ between
         left = sp.csr_array(sp.block_diag([f.sparse() for f in factors[1:]], format="csr"))
         # dense @ dense, or sparse @ sparse: either way of the size of the other terms alone
         schur = dense(left.T @ (others - across.T @ across) @ left)
         schur.flat[:: len(schur) + 1] += 1
         lower = linalg.cholesky(schur, lower=True, check_finite=False, overwrite_a=True)
-        rest = linalg.solve_triangular(lower, left.T.toarray(), lower=True, check_finite=False)
-        return cls(lead, across, rest, logdet + 2 * float(np.log(np.diag(lower)).sum()))
+        return cls(lead, across, lower, left, logdet + 2 * float(np.log(np.diag(lower)).sum()))
 
     def halves(self, first: Any, second: Any) -> tuple[Floats, Floats | None]:
         """Return ``A^{-1/2} Λ' M`` of the two parts of a matrix M ``(q₁ + q₂, m)``."""
         top = dense(self.lead @ first)
-        return top, None if self.rest is None else self.rest @ (dense(second) - self.across.T @ top)
+        if self.lower is None:
+            return top, None
+        under = self.left.T @ (dense(second) - self.across.T @ top)
+        return top, linalg.solve_triangular(self.lower, under, lower=True, check_finite=False)
 
     def effects(self, top: Floats, bottom: Floats | None) -> tuple[Floats, Floats | None]:
         """Return ``Λ A⁻¹ Λ' M`` of both parts from its `halves`."""
-        if self.rest is None or bottom is None:
+        if self.lower is None or bottom is None:
             return self.lead.T @ top, None
-        second = self.rest.T @ bottom
+        second = self.left @ linalg.solve_triangular(self.lower, bottom, lower=True, trans="T", check_finite=False)
         return self.lead.T @ (top - self.across @ second), second
+
+
+def as_fits(matrix: Any) -> Any:
+    """Return a sparse matrix as it is where most of it is empty, else dense: full ones multiply faster so."""
+    full = matrix.nnz > FULL * matrix.shape[0] * matrix.shape[1]
+    return matrix.toarray() if full else sp.csr_array(matrix)
 
 
 def dense(matrix: Any) -> Floats:

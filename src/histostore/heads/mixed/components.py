@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from histostore.errors import DataError, UsageError
 from histostore.heads.estimator import as_rows
-from histostore.heads.mixed.blocks import Elimination
+from histostore.heads.mixed.blocks import Elimination, as_fits
 from histostore.heads.mixed.design import Design, check_method
 from histostore.heads.mixed.levels import check_not_collinear
 from histostore.heads.mixed.terms import LOG_LIMITS, Spatial
@@ -213,7 +213,7 @@ class _Model:
             cross=right.T @ right,
             first=lead.T @ right,
             second=None if rest is None else rest.T @ right,
-            between=None if rest is None else sp.csr_array(lead.T @ rest),
+            between=None if rest is None else as_fits(lead.T @ rest),
             others=None if rest is None else sp.csr_array(rest.T @ rest),
         )
 
