@@ -19,7 +19,7 @@ OPTIMUS_STD = (0.211883, 0.230117, 0.177517)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-_CARD = "After the model card; the weights were never loaded by this project's tests. "
+_CARD = "After published loaders, not checked against the model card; its weights were never loaded in a test. "
 _WHOLE = "The whole tile is resized to the input; the published transform resizes larger and crops the centre."
 
 

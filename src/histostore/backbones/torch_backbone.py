@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 type Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+MIN_CPU_BATCH = 16
+
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -88,13 +90,21 @@ class TorchBackbone:
         check_tiles(tiles)
         if len(tiles) == 0:
             return np.empty((0, self.spec.dim), np.float32)
+        n = len(tiles)
         with _threads(self.threads), torch.inference_mode(), self._flags():
-            features = self._pool(self._prepare(tiles)).float().cpu().numpy()
+            features = self._pool(self._prepare(self._widened(tiles))).float().cpu().numpy()[:n]
         if features.shape != (len(tiles), self.spec.dim):
             wanted = (len(tiles), self.spec.dim)
             msg = f"backbone '{self.spec.name}' gave {features.shape}, its record says {wanted}: correct its dim"
             raise SpecMismatchError(msg)
         return np.ascontiguousarray(features)
+
+    def _widened(self, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Fill up a small batch on the CPU: oneDNN takes other kernels there, and a query would differ from its row."""
+        lacking = MIN_CPU_BATCH - len(tiles)
+        if self.device.type != "cpu" or lacking <= 0:
+            return tiles
+        return np.concatenate([tiles, np.zeros((lacking, *tiles.shape[1:]), np.uint8)])
 
     def _prepare(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
         # torch warns of arrays it could write to; such a tile batch is a small copy
