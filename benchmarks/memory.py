@@ -116,9 +116,16 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     return found | {"peak_mib": peak_mib()}
 
 
-def in_a_process(part: str, args: argparse.Namespace, **more: Any) -> dict[str, Any]:
+def measure(size: tuple[int, int], sections: Path | None, **options: Any) -> dict[str, Any]:
+    """Write a slide, take it through the stages in a process of its own, and return what that peaked at."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "big.tif"
+        write_slide(image, size, sections)
+        return in_a_process("stages", image=image, folder=folder, **options)
+
+
+def in_a_process(part: str, **options: Any) -> dict[str, Any]:
     """Run `forward` or `stages` in a process of its own."""
-    options = {"backbone": args.backbone, "batch": args.batch, "px": args.px, "codec": args.codec, **more}
     command = [sys.executable, __file__, "--part", part]
     for key, value in options.items():
         command += [f"--{key}", str(value)]
@@ -136,21 +143,19 @@ def main() -> int:
     parser.add_argument("--codec", default="jpeg", choices=("jpeg", "lossless", "slide"))
     parser.add_argument("--limit", type=float, default=LIMIT_MIB, metavar="MIB")
     parser.add_argument("--synthetic", action="store_true", help="no real sections although they are there")
-    parser.add_argument("--part", choices=("slide", "forward", "stages"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("forward", "stages"), help=argparse.SUPPRESS)
     parser.add_argument("--image", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.part in ("forward", "stages"):
+    if args.part is not None:
         print(json.dumps({"forward": forward, "stages": stages}[args.part](args)))
         return 0
     sections = None if args.synthetic or not args.real else Path(args.real) / "her2st"
-    with tempfile.TemporaryDirectory() as folder:
-        image = Path(folder) / "big.tif"
-        write_slide(image, tuple(args.size), sections)
-        before = in_a_process("forward", args)["peak_mib"]
-        found = in_a_process("stages", args, image=image, folder=folder)
-    beyond = found["peak_mib"] - before
     width, height = args.size
+    options = {"backbone": args.backbone, "batch": args.batch, "px": args.px, "codec": args.codec}
+    before = in_a_process("forward", **options)["peak_mib"]
+    found = measure((width, height), sections, **options)
+    beyond = found["peak_mib"] - before
     raw = width * height * 3 / 2**20
     print(f"slide               {width:,} x {height:,} px ({raw:,.0f} MiB of pixels), {sections or 'synthetic'}")
     print(f"tiles               {found['tiles']:,} of {args.px} px, {found['pixel_mib']:,.0f} MiB as {args.codec}")

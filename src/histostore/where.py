@@ -162,7 +162,10 @@ class Where:
         found = np.full(one.shape, op is ast.NotEq)
         if kinds == {"text"}:  # as Python compares it, whatever the width of the arrays
             one, other = one.astype(object), other.astype(object)
-        found[there] = _COMPARE[op](one[there], other[there])
+        try:
+            found[there] = _COMPARE[op](one[there], other[there])
+        except TypeError:
+            raise UsageError(f"where {self.text!r}: compares a column that holds text beside numbers") from None
         return found
 
 

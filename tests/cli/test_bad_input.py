@@ -8,7 +8,8 @@ import re
 import shutil
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from histostore.testing.slides import synthetic_histology, write_pyramid_tiff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from histostore.testing.cohort import Cohort
 
@@ -38,7 +38,6 @@ class Bench:
     """The built store, shared: nothing may change in it."""
     folder: Path
     """Empty, the case's own."""
-    fields: dict[str, str] = field(default_factory=dict)
 
     def good(self) -> dict[str, str]:
         """Return the options that ingest slide A1 as it should be, under another id."""
@@ -184,13 +183,15 @@ NAN_POLYGON = _polygon("[[0,0],[NaN,400],[400,0],[0,0]]")
 SLIDES = (
     # images
     Case("empty svs", ("empty.svs", "empty", "0 bytes"), slide=lambda b: {"image": b.path("empty.svs")}),
-    Case("text svs", ("text.svs", "not a slide|no format"), slide=lambda b: {"image": b.path("text.svs", "hello\n" * 99)}),
+    Case("text svs", ("text.svs", "not a slide|no format"),
+         slide=lambda b: {"image": b.path("text.svs", "hello\n" * 99)}),
     Case("folder", ("a folder",), slide=lambda b: {"image": str(b.folder)}),
     Case("no image", ("gone.svs", "no such file"), slide=lambda b: {"image": str(b.folder / "gone.svs")}),
     Case("cut jpeg", ("half.jpg", "truncated|cut"), apart=True,
          slide=lambda b: {"image": _half(b, b.cohort.slides[0].image, "half.jpg")}),
     Case("cut tiff", ("half.tif", "truncated|outside"), slide=lambda b: {"image": _plain_tiff(b)}),
-    Case("cut svs", ("half.svs", "truncated|outside"), apart=True, slide=lambda b: {"image": _half(b, b.svs(), "half.svs")}),
+    Case("cut svs", ("half.svs", "truncated|outside"),
+         slide=lambda b: {"image": _half(b, b.svs(), "half.svs")}),
     Case("2e9 px png", ("huge.png", "2,000,000,000", "limit"),
          slide=lambda b: {"image": b.path("huge.png", _png_of(50_000, 40_000))}),
     Case("2e9 px jpeg", ("huge.jpg", "2,000,000,000", "limit"), slide=lambda b: {"image": _huge_jpeg(b)}),
@@ -215,12 +216,14 @@ SLIDES = (
     Case("0 % match", ("bad.counts.tsv", "0 of ", "0%", "90%"), slide=lambda b: {"st-counts": _renamed(b, 0.0)}),
     Case("60 % match", ("bad.counts.tsv", "(59|60|61)%", "90%"), slide=lambda b: {"st-counts": _renamed(b, 0.6)}),
     Case("nan coordinates", ("bad.spots.tsv", "pixel_x", "no finite number", "line 4"),
-         slide=lambda b: {"st-spots": b.spots(lambda t: t.assign(pixel_x=[*t["pixel_x"][:2], "nan", *t["pixel_x"][3:]]))}),
+         slide=lambda b: {"st-spots": b.spots(lambda t: t.assign(pixel_x=[*t["pixel_x"][:2], "nan",
+         *t["pixel_x"][3:]]))}),
     Case("spots off the image", ("bad.spots.tsv", "1200 x 1200", "outside|off"),
          slide=lambda b: {"st-spots": b.spots(lambda t: t.assign(pixel_x=t["pixel_x"] + 400))}),
-    Case("x and y swapped", ("bad.spots.tsv", "swapping x and y"), slide=lambda b: {"image": _tall(b), "st-counts": None,
-         "st-spots": None, **_swapped(b)}),
-    Case("negative counts", ("bad.counts.tsv", "1 counts are negative", "row 4"), slide=lambda b: {"st-counts": _one(b, -3)}),
+    Case("x and y swapped", ("bad.spots.tsv", "swapping x and y"),
+         slide=lambda b: {"image": _tall(b), "st-counts": None, "st-spots": None, **_swapped(b)}),
+    Case("negative counts", ("bad.counts.tsv", "1 counts are negative", "row 4"),
+         slide=lambda b: {"st-counts": _one(b, -3)}),
     Case("fractional counts", ("bad.counts.tsv", "not whole", "1.5", "row 4", "--allow-normalised"),
          slide=lambda b: {"st-counts": _one(b, 1.5)}),
     Case("nan counts", ("bad.counts.tsv", "NaN|no finite|nan"), slide=lambda b: {"st-counts": _one(b, "nan")}),
@@ -228,14 +231,16 @@ SLIDES = (
     Case("no spots", ("bad.spots.tsv", "0 spots"), slide=lambda b: {"st-spots": b.spots(lambda t: t[:0])}),
     Case("no count rows", ("bad.counts.tsv", "0 spots"), slide=lambda b: {"st-counts": b.counts(lambda t: t[:0])}),
     Case("empty counts", ("e.tsv", "0 spots"), slide=lambda b: {"st-counts": b.path("e.tsv")}),
-    Case("cut gzip", ("half.tsv.gz", "truncated"), slide=lambda b: {"st-counts": _half(b, b.cohort.slides[0].counts, "half.tsv.gz")}),
+    Case("cut gzip", ("half.tsv.gz", "truncated"),
+         slide=lambda b: {"st-counts": _half(b, b.cohort.slides[0].counts, "half.tsv.gz")}),
     Case("no counts file", ("gone.tsv", "does not exist"), slide=lambda b: {"st-counts": str(b.folder / "gone.tsv")}),
     Case("no tissue", ("white.png", r"(\d+) of \1 ", "off the tissue"), slide=lambda b: {"image": _white(b)}),
     Case("long point id", ("points.csv", "300 characters", "128"),
          slide=lambda b: _points(b, "a,500,500", "b" * 300 + ",500,500") | {"mpp": "2"}),
     Case("nul in a point id", ("points.csv", "row 1", "control character"),
          slide=lambda b: _points(b, "a\0b,500,500") | {"mpp": "2"}),
-    Case("no such Visium folder", ("outs",), slide=lambda b: {"visium": str(b.folder / "outs"), "st-counts": None, "st-spots": None}),
+    Case("no such Visium folder", ("outs",),
+         slide=lambda b: {"visium": str(b.folder / "outs"), "st-counts": None, "st-spots": None}),
     Case("counts without spots", ("--st-counts", "--st-spots"), code=USAGE, slide=lambda b: {"st-spots": None}),
     # what goes with a slide
     Case("crossing polygon", ("x.geojson", "features.0", "crosses itself", "redraw"),
@@ -263,9 +268,12 @@ def _tall(bench: Bench) -> str:
 
 def _swapped(bench: Bench) -> dict[str, str]:
     places = [(x, y) for y in range(100, 1000, 100) for x in (200, 300, 400)]
-    rows = [f"{x // 100}\t{y // 100}\t{y}\t{x}" for x, y in places]
-    return {"st-spots": bench.path("bad.spots.tsv", "x\ty\tpixel_x\tpixel_y\n" + "\n".join(rows)),
-            "st-counts": bench.path("swapped.tsv", "\tG1\tG2\n" + "\n".join(f"{x // 100}x{y // 100}\t1\t2" for x, y in places))}  # fmt: skip
+    names = [f"{x // 100}x{y // 100}" for x, y in places]
+    spots = [f"{name}\t{y}\t{x}" for name, (x, y) in zip(names, places, strict=True)]
+    return {
+        "st-spots": bench.path("bad.spots.tsv", "\n".join(["id\tx\ty", *spots])),
+        "st-counts": bench.path("swapped.tsv", "\n".join(["\tG1\tG2", *(f"{name}\t1\t2" for name in names)])),
+    }
 
 
 class _Evil:
@@ -324,8 +332,6 @@ def _sheet(bench: Bench, text: str) -> list[Any]:
 def _stranger(bench: Bench) -> list[Any]:
     """Embed with another backbone under the same name, in the case's own store."""
     store = open_store(bench.own_store())
-    from dataclasses import replace
-
     from histostore.backbones.testing_backbone import TestingBackbone
     from histostore.stages.embed import embed
 
@@ -344,8 +350,10 @@ COMMANDS = (
     # stores
     Case("no store", ("none", "histostore init"), lambda b: ["info", b.folder / "none"], code=USAGE),
     Case("a file as store", ("file", "no store"), lambda b: ["info", b.path("file", "x")], code=USAGE),
-    Case("store name leaves", ("store name '../x'", "80"), lambda b: ["init", b.folder / "n", "--name", "../x"], code=USAGE),
-    Case("store name of 300", ("store name", "300 characters"), lambda b: ["init", b.folder / "n", "--name", "a" * 300], code=USAGE),
+    Case("store name leaves", ("store name '../x'", "80"),
+         lambda b: ["init", b.folder / "n", "--name", "../x"], code=USAGE),
+    Case("store name of 300", ("store name", "300 characters"),
+         lambda b: ["init", b.folder / "n", "--name", "a" * 300], code=USAGE),
     Case("store in a store", ("is a store already",), lambda b: ["init", "S"]),
     Case("store in a full folder", ("not an empty folder",), lambda b: [b.path("x"), ["init", b.folder]][1]),
     Case("store below a file", ("x",), lambda b: ["init", b.path("x") + "/S"]),
@@ -359,74 +367,101 @@ COMMANDS = (
     Case("damaged header", ("STORE.json", "checksum|damaged"),
          lambda b: [(b.own_store() / "STORE.json").write_text('{"format": "1.0"}'), ["info", "S"]][1]),
     # names
-    Case("unknown slide", ("no slide 'A2'", "there are A1, B1"), lambda b: ["info", "S", "--slide", "A2"], code=USAGE),
+    Case("unknown slide", ("no slide 'A2'", "there are A1, B1"),
+         lambda b: ["info", "S", "--slide", "A2"], code=USAGE),
     Case("unknown slide to tile", ("no slide 'A11'", "'A1'"), lambda b: _tile("--slides", "B1,A11"), code=USAGE),
-    Case("unknown slide to delete", ("no slide 'A2'", "A1, B1"), lambda b: ["delete", "S", "--slide", "A2"], code=USAGE),
+    Case("unknown slide to delete", ("no slide 'A2'", "A1, B1"),
+         lambda b: ["delete", "S", "--slide", "A2"], code=USAGE),
     Case("slide name leaves", (r"slide id '\.\./A1'",), lambda b: ["delete", "S", "--slide", "../A1"], code=USAGE),
-    Case("unknown points", ("no points 'spot'", "spots"), lambda b: ["tile", "S", "--at", "spot", "--px", 64, "--slides", "A1"], code=USAGE),
-    Case("unknown regions", ("no regions 'tumor'", "A1"), lambda b: _tile("--region", "tumor", "--slides", "A1"), code=USAGE),
-    Case("unknown tiles", ("'spot'", "spots"), lambda b: ["embed", "S", "--backbone", "testing", "--tiles", "spot", "--slides", "A1"],
-         code=USAGE),
-    Case("tiles name leaves", ("tiles name", r"'\.\.'|\.\./x"), lambda b: _tile("--name", "../x", "--slides", "A1"), code=USAGE),
-    Case("tiles name of 300", ("tiles name", "300 characters"), lambda b: _tile("--name", "a" * 300, "--slides", "A1"), code=USAGE),
-    Case("tiles name with nul", ("tiles name", r"\\x00"), lambda b: _tile("--name", "a\0", "--slides", "A1"), code=USAGE),
-    Case("head name leaves", ("head name '../x'",), lambda b: ["fit", "S", "--genes", "top-mean:3", "--save", "../x"], code=USAGE),
-    Case("head name of 300", ("head name", "300 characters"), lambda b: ["fit", "S", "--genes", "top-mean:3", "--save", "a" * 300],
-         code=USAGE),
-    Case("unknown head", ("no head 'ridge-test'", "did you mean 'ridge-testing'"), lambda b: ["predict", "S", "--head", "ridge-test",
-         "--slides", "A1"], code=USAGE),
-    Case("unknown kind of head", ("'rige'", "did you mean 'ridge'"), lambda b: ["fit", "S", "--head", "rige"], code=USAGE),
-    Case("unknown embeddings", ("'testin'", "did you mean 'spots/testing'"), lambda b: ["export", "S", "--backbone", "testin",
-         "-o", b.folder / "x.h5ad"], code=USAGE),
-    Case("unknown backbone", ("efficientnet_lite1", "did you mean 'efficientnet_lite0'"), lambda b: _embed("efficientnet_lite1"),
-         code=USAGE),
+    Case("unknown points", ("no points 'spot'", "spots"),
+         lambda b: ["tile", "S", "--at", "spot", "--px", 64, "--slides", "A1"], code=USAGE),
+    Case("unknown regions", ("no regions 'tumor'", "A1"),
+         lambda b: _tile("--region", "tumor", "--slides", "A1"), code=USAGE),
+    Case("unknown tiles", ("'spot'", "spots"),
+         lambda b: ["embed", "S", "--backbone", "testing", "--tiles", "spot", "--slides", "A1"], code=USAGE),
+    Case("tiles name leaves", ("tiles name", r"'\.\.'|\.\./x"),
+         lambda b: _tile("--name", "../x", "--slides", "A1"), code=USAGE),
+    Case("tiles name of 300", ("tiles name", "300 characters"),
+         lambda b: _tile("--name", "a" * 300, "--slides", "A1"), code=USAGE),
+    Case("tiles name with nul", ("tiles name", r"\\x00"),
+         lambda b: _tile("--name", "a\0", "--slides", "A1"), code=USAGE),
+    Case("head name leaves", ("head name '../x'",),
+         lambda b: ["fit", "S", "--genes", "top-mean:3", "--save", "../x"], code=USAGE),
+    Case("head name of 300", ("head name", "300 characters"),
+         lambda b: ["fit", "S", "--genes", "top-mean:3", "--save", "a" * 300], code=USAGE),
+    Case("unknown head", ("no head 'ridge-test'", "did you mean 'ridge-testing'"),
+         lambda b: ["predict", "S", "--head", "ridge-test", "--slides", "A1"], code=USAGE),
+    Case("unknown kind of head", ("'rige'", "did you mean 'ridge'"),
+         lambda b: ["fit", "S", "--head", "rige"], code=USAGE),
+    Case("unknown embeddings", ("'testin'", "did you mean 'spots/testing'"),
+         lambda b: ["export", "S", "--backbone", "testin", "-o", b.folder / "x.h5ad"], code=USAGE),
+    Case("unknown backbone", ("efficientnet_lite1", "did you mean 'efficientnet_lite0'"),
+         lambda b: _embed("efficientnet_lite1"), code=USAGE),
     Case("unknown timm model", ("resnet51", "resnet50"), lambda b: _embed("timm/resnet51"), code=USAGE),
     Case("unknown module", ("no module 'nobodys'",), lambda b: _embed("nobodys.models:make"), code=USAGE),
-    Case("unknown spot", ("no tile '99x99'", "A1"), lambda b: _search("--slide", "A1", "--spot", "99x99"), code=USAGE),
-    Case("unknown column", ("no column 'patiant'", "did you mean 'patient'"), lambda b: _where("patiant == 'A'"), code=USAGE),
+    Case("unknown spot", ("no tile '99x99'", "A1"),
+         lambda b: _search("--slide", "A1", "--spot", "99x99"), code=USAGE),
+    Case("unknown column", ("no column 'patiant'", "did you mean 'patient'"),
+         lambda b: _where("patiant == 'A'"), code=USAGE),
     # options
     Case("tile of no size", ("px", "um", "one of them"), lambda b: ["tile", "S", "--at", "spots"], code=USAGE),
     Case("tile of 0 px", ("px is 0", "8-8192"), lambda b: ["tile", "S", "--at", "spots", "--px", 0], code=USAGE),
     Case("tile in unknown mpp", ("mpp", "'fine'", "native"), lambda b: _tile("--mpp", "fine"), code=USAGE),
-    Case("tile finer than the slide", ("0.25 mpp", "2 mpp", "8.00x", "--allow-upsample"), lambda b: _tile("--mpp", 0.25, "--slides", "A1")),
-    Case("overlap over 1", ("overlap is 1.5",), lambda b: ["tile", "S", "--grid", "--px", 64, "--overlap", 1.5], code=USAGE),
-    Case("tissue over 1", ("--min-tissue is 2", "0-1"), lambda b: ["tile", "S", "--grid", "--px", 64, "--min-tissue", 2], code=USAGE),
+    Case("tile finer than the slide", ("0.25 mpp", "2 mpp", "8.00x", "--allow-upsample"),
+         lambda b: _tile("--mpp", 0.25, "--slides", "A1")),
+    Case("overlap over 1", ("overlap is 1.5",),
+         lambda b: ["tile", "S", "--grid", "--px", 64, "--overlap", 1.5], code=USAGE),
+    Case("tissue over 1", ("--min-tissue is 2", "0-1"),
+         lambda b: ["tile", "S", "--grid", "--px", 64, "--min-tissue", 2], code=USAGE),
     Case("no tiles at most", ("--max-tiles is 0",), lambda b: _tile("--max-tiles", 0), code=USAGE),
-    Case("negative seed", ("seed", "-1"), lambda b: ["tile", "S", "--grid", "--px", 64, "--max-tiles", 3, "--seed", -1], code=USAGE),
+    Case("negative seed", ("seed", "-1"),
+         lambda b: ["tile", "S", "--grid", "--px", 64, "--max-tiles", 3, "--seed", -1], code=USAGE),
     Case("quality 1000", ("quality is 1000", "1-100"), lambda b: _tile("--quality", 1000), code=USAGE),
     Case("no read batch", ("--read-batch", "0"), lambda b: _tile("--read-batch", 0), code=USAGE),
     Case("no workers", ("--workers", "-1"), lambda b: _tile("--workers", -1), code=USAGE),
     Case("no batch", ("--batch", "0"), lambda b: _embed("testing", "--batch", 0, "--replace"), code=USAGE),
-    Case("no shard rows", ("--shard-rows|shard_rows", "0"), lambda b: _embed("testing", "--shard-rows", 0), code=USAGE),
-    Case("odd shard rows", ("shard_rows|--shard-rows", "300", "256"), lambda b: _embed("testing", "--shard-rows", 300), code=USAGE),
+    Case("no shard rows", ("--shard-rows|shard_rows", "0"),
+         lambda b: _embed("testing", "--shard-rows", 0), code=USAGE),
+    Case("odd shard rows", ("shard_rows|--shard-rows", "300", "256"),
+         lambda b: _embed("testing", "--shard-rows", 300), code=USAGE),
     Case("no threads", ("--threads", "0"), lambda b: _embed("timm/resnet10t@random:0", "--threads", 0), code=USAGE),
     Case("no tissue to tile", ("white", "0 of|no tile"), lambda b: _white_store(b)),
-    Case("same name, other tiles", ("A1", "'spots'", "another spec", "--replace"), lambda b: ["tile", "S", "--at", "spots", "--px", 32,
-         "--slides", "A1"]),
-    Case("unknown split", ("'by-chance'", "leave-one-out"), lambda b: ["fit", "S", "--split", "by-chance"], code=USAGE),
-    Case("unknown split column", ("'patent'", "patient"), lambda b: ["fit", "S", "--split", "leave-one-out:patent", "--genes", "top-mean:3"], code=USAGE),
-    Case("one patient on both sides", ("patient", "--allow-same-patient"), lambda b: ["fit", "S", "--genes", "top-mean:3", "--split", "leave-one-out:barcode"],
-         code=USAGE),
-    Case("one slide to fit", ("'patient'", "only 'A'"), lambda b: ["fit", "S", "--genes", "top-mean:3", "--slides", "A1"], code=USAGE),
-    Case("unknown panel", ("'top-varianse:50'", "top-variance"), lambda b: ["fit", "S", "--genes", "top-varianse:50"], code=USAGE),
+    Case("same name, other tiles", ("A1", "'spots'", "another spec", "--replace"),
+         lambda b: ["tile", "S", "--at", "spots", "--px", 32, "--slides", "A1"]),
+    Case("unknown split", ("'by-chance'", "leave-one-out"),
+         lambda b: ["fit", "S", "--split", "by-chance"], code=USAGE),
+    Case("unknown split column", ("'patent'", "patient"),
+         lambda b: ["fit", "S", "--split", "leave-one-out:patent", "--genes", "top-mean:3"], code=USAGE),
+    Case("one patient on both sides", ("patient", "--allow-same-patient"),
+         lambda b: ["fit", "S", "--genes", "top-mean:3", "--split", "leave-one-out:barcode"], code=USAGE),
+    Case("one slide to fit", ("'patient'", "only 'A'"),
+         lambda b: ["fit", "S", "--genes", "top-mean:3", "--slides", "A1"], code=USAGE),
+    Case("unknown panel", ("'top-varianse:50'", "top-variance"),
+         lambda b: ["fit", "S", "--genes", "top-varianse:50"], code=USAGE),
     Case("unknown gene", ("MORPH999",), lambda b: ["fit", "S", "--genes", "MORPH000,MORPH999"], code=USAGE),
-    Case("more genes than there are", ("500", "20|genes"), lambda b: ["fit", "S", "--genes", "top-mean:500"], code=USAGE),
+    Case("more genes than there are", ("500", "20|genes"),
+         lambda b: ["fit", "S", "--genes", "top-mean:500"], code=USAGE),
     Case("sigma in words", ("--context-um", "'wide'"), lambda b: ["fit", "S", "--context-um", "wide"], code=USAGE),
     Case("negative sigma", ("--context-um|context_um", "-5"), lambda b: ["fit", "S", "--context-um=-5"], code=USAGE),
-    Case("no neighbours", ("-k", "'0'"), lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0], "-k", 0),
-         code=USAGE),
+    Case("no neighbours", ("-k", "'0'"),
+         lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0], "-k", 0), code=USAGE),
     Case("no query", ("--spot", "--image"), lambda b: _search(), code=USAGE),
     Case("spot without its slide", ("slide",), lambda b: _search("--spot", "1x1"), code=USAGE),
     Case("query image gone", ("gone.png", "no such file"), lambda b: _search("--image", b.folder / "gone.png")),
     Case("gc of the future", ("--grace", "-1"), lambda b: ["gc", "S", "--grace", -1], code=USAGE),
     # outputs
-    Case("export over a file", ("there.h5ad", "is there already", "--overwrite"), lambda b: ["export", "S", "-o", b.path("there.h5ad", "x")]),
-    Case("export of another kind", ("x.csv", ".h5ad or .zarr"), lambda b: ["export", "S", "-o", b.folder / "x.csv"], code=USAGE),
-    Case("export into no folder", ("no_folder",), lambda b: ["export", "S", "-o", b.folder / "no_folder" / "x.h5ad"], code=USAGE),
-    Case("gallery into no folder", ("no_folder",), lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0],
-         "--gallery", b.folder / "no_folder" / "x.png"), code=USAGE),
-    Case("hits into no folder", ("no_folder",), lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0],
-         "-o", b.folder / "no_folder" / "x.csv"), code=USAGE),
+    Case("export over a file", ("there.h5ad", "is there already", "--overwrite"),
+         lambda b: ["export", "S", "-o", b.path("there.h5ad", "x")]),
+    Case("export of another kind", ("x.csv", ".h5ad or .zarr"),
+         lambda b: ["export", "S", "-o", b.folder / "x.csv"], code=USAGE),
+    Case("export into no folder", ("no_folder",),
+         lambda b: ["export", "S", "-o", b.folder / "no_folder" / "x.h5ad"], code=USAGE),
+    Case("gallery into no folder", ("no_folder",),
+         lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0], "--gallery",
+         b.folder / "no_folder" / "x.png"), code=USAGE),
+    Case("hits into no folder", ("no_folder",),
+         lambda b: _search("--slide", "A1", "--spot", b.cohort.slides[0].spot_ids[0], "-o",
+         b.folder / "no_folder" / "x.csv"), code=USAGE),
     # backbones and heads
     Case("wrong shape", ("shape.safetensors", r"tensor '[\w.]+' is \(2, 2\)", "wants"),
          lambda b: _embed("timm/resnet10t", "--checkpoint", _checkpoint(b, "shape"))),
@@ -434,53 +469,72 @@ COMMANDS = (
          lambda b: _embed("timm/resnet10t", "--checkpoint", _checkpoint(b, "missing"))),
     Case("nan weights", ("nan.safetensors", r"tensor '[\w.]+' has \d+ values that are NaN"),
          lambda b: _embed("timm/resnet10t", "--checkpoint", _checkpoint(b, "nan"))),
-    Case("text as weights", ("w.safetensors", "not a whole safetensors"), lambda b: _embed("timm/resnet10t", "--checkpoint",
-         b.path("w.safetensors", "hello"))),
-    Case("no weights", ("gone.safetensors", "no such file"), lambda b: _embed("timm/resnet10t", "--checkpoint", b.folder / "gone.safetensors")),
-    Case("pickle", ("w.pt", "pickle", "--allow-pickle"), lambda b: _embed("timm/resnet10t", "--checkpoint", b.path("w.pt", pickle.dumps({}))),
-         code=USAGE),
-    Case("pickle that would run code", ("evil.pt", "more than tensors"), lambda b: _embed("timm/resnet10t", "--allow-pickle", "--checkpoint",
-         b.path("evil.pt", pickle.dumps(_Evil(str(b.folder / "ran")), protocol=2)))),
-    Case("two checkpoints", ("names its weights already|weights",), lambda b: _embed("timm/resnet10t@random:0", "--checkpoint", "x.safetensors"),
-         code=USAGE),
+    Case("text as weights", ("w.safetensors", "not a whole safetensors"),
+         lambda b: _embed("timm/resnet10t", "--checkpoint", b.path("w.safetensors", "hello"))),
+    Case("no weights", ("gone.safetensors", "no such file"),
+         lambda b: _embed("timm/resnet10t", "--checkpoint", b.folder / "gone.safetensors")),
+    Case("pickle", ("w.pt", "pickle", "--allow-pickle"),
+         lambda b: _embed("timm/resnet10t", "--checkpoint", b.path("w.pt", pickle.dumps({}))), code=USAGE),
+    Case("pickle that would run code", ("evil.pt", "more than tensors"),
+         lambda b: _embed("timm/resnet10t", "--allow-pickle", "--checkpoint", b.path("evil.pt",
+         pickle.dumps(_Evil(str(b.folder / "ran")), protocol=2)))),
+    Case("two checkpoints", ("names its weights already|weights",),
+         lambda b: _embed("timm/resnet10t@random:0", "--checkpoint", "x.safetensors"), code=USAGE),
     Case("head of another backbone", ("ridge-testing", "A1", r"[0-9a-f]{8}.*[0-9a-f]{8}", "fit again"), _stranger),
     # filters
     Case("where cut short", ("where", "cannot be read"), lambda b: _where("patient =="), code=USAGE),
-    Case("where with a call", ("where", "call is not allowed"), lambda b: _where("__import__('os').mkdir('ran')"), code=USAGE),
-    Case("where with an attribute", ("where", "attribute is not allowed"), lambda b: _where("patient.__class__ == 'A'"), code=USAGE),
-    Case("where with a statement", ("where", "cannot be read"), lambda b: _where("patient == 'A'; import os"), code=USAGE),
+    Case("where with a call", ("where", "call is not allowed"),
+         lambda b: _where("__import__('os').mkdir('ran')"), code=USAGE),
+    Case("where with an attribute", ("where", "attribute is not allowed"),
+         lambda b: _where("patient.__class__ == 'A'"), code=USAGE),
+    Case("where with a statement", ("where", "cannot be read"),
+         lambda b: _where("patient == 'A'; import os"), code=USAGE),
     Case("where of two kinds", ("where", "compares text with numbers"), lambda b: _where("patient > 3"), code=USAGE),
     # polygons, labels, sheets
-    Case("crossing ring", ("x.geojson", "features.0", "crosses itself"), lambda b: ["annotate", "S", "--slide", "A1", "--geojson",
-         b.path("x.geojson", BOW_TIE)]),
-    Case("nan in a ring", ("n.geojson", "NaN", "finite"), lambda b: ["annotate", "S", "--slide", "A1", "--geojson",
-         b.path("n.geojson", NAN_POLYGON)]),
-    Case("nested for ever", ("deep.geojson", "nested too deeply"), lambda b: ["annotate", "S", "--slide", "A1", "--geojson",
-         b.path("deep.geojson", "[" * 200_000 + "]" * 200_000)]),
-    Case("no json", ("t.geojson", "no JSON", "line 1"), lambda b: ["annotate", "S", "--slide", "A1", "--geojson", b.path("t.geojson", "hello")]),
-    Case("no geojson", ("gone.geojson", "does not exist"), lambda b: ["annotate", "S", "--slide", "A1", "--geojson", b.folder / "gone.geojson"]),
-    Case("two annotations", ("one of",), lambda b: ["annotate", "S", "--slide", "A1", "--geojson", "x", "--obs", "y"], code=USAGE),
-    Case("table of other slides", ("t.csv", "no row matches", "'slide'"), lambda b: ["annotate", "S", "--table",
-         b.path("t.csv", "slide,age\nZ1,5\n")]),
-    Case("table with a row twice", ("t.csv", "'slide'", "'A1'"), lambda b: ["annotate", "S", "--table",
-         b.path("t.csv", "slide,age\nA1,5\nA1,6\n")]),
-    Case("table with a reserved column", ("n_counts", "rename"), lambda b: ["annotate", "S", "--table",
-         b.path("t.csv", "slide,n_counts\nA1,5\n")], code=USAGE),
-    Case("table without a key", ("t.csv", "no column 'slide'"), lambda b: ["annotate", "S", "--table", b.path("t.csv", "who,age\nA1,5\n")]),
-    Case("value without a name", ("--set", "KEY=VALUE"), lambda b: ["annotate", "S", "--slide", "A1", "--set", "patient"], code=USAGE),
-    Case("labels of a gone spot", ("obs.tsv", "0 of 1 rows"), lambda b: ["annotate", "S", "--slide", "A1", "--obs",
-         b.path("obs.tsv", "id\tlabel\n99x99\ta\n")]),
-    Case("labels name leaves", ("labels name '../x'",), lambda b: ["annotate", "S", "--slide", "A1", "--name", "../x", "--obs",
-         b.path("obs.tsv", "id\tlabel\n99x99\ta\n")], code=USAGE),
+    Case("crossing ring", ("x.geojson", "features.0", "crosses itself"),
+         lambda b: ["annotate", "S", "--slide", "A1", "--geojson", b.path("x.geojson", BOW_TIE)]),
+    Case("nan in a ring", ("n.geojson", "NaN", "finite"),
+         lambda b: ["annotate", "S", "--slide", "A1", "--geojson", b.path("n.geojson", NAN_POLYGON)]),
+    Case("nested for ever", ("deep.geojson", "nested too deeply"),
+         lambda b: ["annotate", "S", "--slide", "A1", "--geojson", b.path("deep.geojson",
+         "[" * 200_000 + "]" * 200_000)]),
+    Case("no json", ("t.geojson", "no JSON", "line 1"),
+         lambda b: ["annotate", "S", "--slide", "A1", "--geojson", b.path("t.geojson", "hello")]),
+    Case("no geojson", ("gone.geojson", "does not exist"),
+         lambda b: ["annotate", "S", "--slide", "A1", "--geojson", b.folder / "gone.geojson"]),
+    Case("two annotations", ("one of",),
+         lambda b: ["annotate", "S", "--slide", "A1", "--geojson", "x", "--obs", "y"], code=USAGE),
+    Case("table of other slides", ("t.csv", "no row matches", "'slide'"),
+         lambda b: ["annotate", "S", "--table", b.path("t.csv", "slide,age\nZ1,5\n")]),
+    Case("table with a row twice", ("t.csv", "'slide'", "'A1'"),
+         lambda b: ["annotate", "S", "--table", b.path("t.csv", "slide,age\nA1,5\nA1,6\n")]),
+    Case("table with a reserved column", ("n_counts", "rename"),
+         lambda b: ["annotate", "S", "--table", b.path("t.csv", "slide,n_counts\nA1,5\n")], code=USAGE),
+    Case("table without a key", ("t.csv", "no column 'slide'"),
+         lambda b: ["annotate", "S", "--table", b.path("t.csv", "who,age\nA1,5\n")]),
+    Case("value without a name", ("--set", "KEY=VALUE"),
+         lambda b: ["annotate", "S", "--slide", "A1", "--set", "patient"], code=USAGE),
+    Case("labels of a gone spot", ("obs.tsv", "0 of 1 rows"),
+         lambda b: ["annotate", "S", "--slide", "A1", "--obs", b.path("obs.tsv", "id\tlabel\n99x99\ta\n")]),
+    Case("labels name leaves", ("labels name '../x'",),
+         lambda b: ["annotate", "S", "--slide", "A1", "--name", "../x", "--obs", b.path("obs.tsv",
+         "id\tlabel\n99x99\ta\n")], code=USAGE),
     Case("sheet gone", ("gone.csv", "does not exist"), lambda b: ["ingest", "S", "--sheet", b.folder / "gone.csv"]),
     Case("sheet without images", ("sheet.csv", "no column 'image'"), lambda b: _sheet(b, "slide,file\nX1,x.jpg\n")),
-    Case("sheet with a file gone", ("sheet.csv line 2", "'image'", "x.jpg", "does not exist"), lambda b: _sheet(b, "slide,image\nX1,x.jpg\n")),
-    Case("sheet with a slide twice", ("sheet.csv line 3", "'X1'", "line 2"), lambda b: _sheet(b, f"slide,image\nX1,{b.svs()}\nX1,{b.svs()}\n")),
-    Case("sheet with zero mpp", ("sheet.csv line 2", "'mpp'", "'0'", "positive"), lambda b: _sheet(b, f"slide,image,mpp\nX1,{b.svs()},0\n")),
-    Case("sheet with a bad id", ("sheet.csv line 2", "'slide'", "'../x'"), lambda b: _sheet(b, f"slide,image\n../x,{b.svs()}\n")),
-    Case("another image for a slide", ("A1", "another image"), lambda b: ["ingest", "S", "--slide", "A1", "--image", b.svs()]),
-    Case("another mpp for a slide", ("B1", "2 mpp", "1.95"), lambda b: ["ingest", "S", "--slide", "B1", "--image", b.svs(), "--mpp", 1.95]),
-    Case("embed without a size", ("--px",), lambda b: ["ingest", "S", "--slide", "X1", "--image", b.svs(), "--embed", "testing"], code=USAGE),
+    Case("sheet with a file gone", ("sheet.csv line 2", "'image'", "x.jpg", "does not exist"),
+         lambda b: _sheet(b, "slide,image\nX1,x.jpg\n")),
+    Case("sheet with a slide twice", ("sheet.csv line 3", "'X1'", "line 2"),
+         lambda b: _sheet(b, f"slide,image\nX1,{b.svs()}\nX1,{b.svs()}\n")),
+    Case("sheet with zero mpp", ("sheet.csv line 2", "'mpp'", "'0'", "positive"),
+         lambda b: _sheet(b, f"slide,image,mpp\nX1,{b.svs()},0\n")),
+    Case("sheet with a bad id", ("sheet.csv line 2", "'slide'", "'../x'"),
+         lambda b: _sheet(b, f"slide,image\n../x,{b.svs()}\n")),
+    Case("another image for a slide", ("A1", "another image"),
+         lambda b: ["ingest", "S", "--slide", "A1", "--image", b.svs()]),
+    Case("another mpp for a slide", ("B1", "2 mpp", "1.95"),
+         lambda b: ["ingest", "S", "--slide", "B1", "--image", b.svs(), "--mpp", 1.95]),
+    Case("embed without a size", ("--px",),
+         lambda b: ["ingest", "S", "--slide", "X1", "--image", b.svs(), "--embed", "testing"], code=USAGE),
 )  # fmt: skip
 
 
@@ -530,7 +584,7 @@ def check_told(told: Any, code: int, says: tuple[str, ...]) -> None:
 def test_the_other_slides_of_a_sheet_go_on(cohort: Cohort, tmp_path: Path, spawn: Any) -> None:
     """Every bad slide of the table in one sheet, the two good ones first and last."""
     columns = ("slide", "image", "mpp", "mag", "st_counts", "st_spots", "visium", "points", "obs", "geojson")
-    rows, told_apart = [], 0
+    rows: list[str] = []
     for i, case in enumerate(SLIDES):
         folder = tmp_path / f"case{i}"
         folder.mkdir()
@@ -539,7 +593,6 @@ def test_the_other_slides_of_a_sheet_go_on(cohort: Cohort, tmp_path: Path, spawn
         fields = {k.replace("-", "_"): v for k, v in (bench.good() | case.slide(bench)).items()}
         if not _fits_a_sheet(fields):
             continue
-        told_apart += 1
         rows.append(",".join(str(fields.get(c) or "") for c in columns).replace("X1", f"bad{i}", 1))
     first, last = cohort.slides
     ends = [f"{s.name},{s.image},2,,{s.counts},{s.spots},,,," for s in (first, last)]
@@ -549,9 +602,9 @@ def test_the_other_slides_of_a_sheet_go_on(cohort: Cohort, tmp_path: Path, spawn
     assert spawn("init", store).code == 0
     told = spawn("ingest", store, "--sheet", sheet)
     assert told.code == DATA
-    assert len(told.errors) == told_apart > 25, told.err
+    assert len(told.errors) == len(rows) > 25, told.err
     assert "Traceback" not in told.err
-    assert f"{told_apart} of {told_apart + 2} slides failed" in told.err
+    assert f"{len(rows)} of {len(rows) + 2} slides failed" in told.err
     assert open_store(store).slides() == ["A1", "B1"]
     assert {p.name for p in (store / "slides").iterdir()} == {"A1", "B1"}
     assert not list(store.rglob(".partial-*"))
@@ -559,8 +612,6 @@ def test_the_other_slides_of_a_sheet_go_on(cohort: Cohort, tmp_path: Path, spawn
 
 def _fits_a_sheet(fields: dict[str, Any]) -> bool:
     """Whether the sheet's own checks let it pass: those refuse the whole sheet before any work."""
-    from pathlib import Path
-
     files = [v for k, v in fields.items() if k not in ("slide", "mpp", "mag", "meta") and v]
     plain = fields["slide"] == "X1" and "meta" not in fields and all(Path(f).exists() for f in files)
     number = fields.get("mpp") or fields.get("mag")
@@ -614,8 +665,7 @@ def test_an_error_is_one_json_object_where_json_is_asked_for(built: Path, call: 
         assert error["message"] in told.err
 
 
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_a_cut_real_slide_is_refused(real_data: Path, built: Path, tmp_path: Path, spawn: Any, share: float) -> None:
+def test_a_cut_real_slide_is_refused(real_data: Path, built: Path, tmp_path: Path, spawn: Any) -> None:
     whole = (real_data / "slides" / "CMU-1-Small-Region.svs").read_bytes()
     cut = tmp_path / "cut.svs"
     cut.write_bytes(whole[: len(whole) // 2])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
 MARK = "samples.csv"
+MADE = ("cohort", "store", "demo.h5ad", "report.html")
 PX = 112
 
 
@@ -24,7 +25,10 @@ def demo(args: argparse.Namespace) -> None:
     folder = Path(args.output)
     if folder.exists() and any(folder.iterdir()) and not (folder / "cohort" / MARK).exists():
         raise ConflictError(f"{folder} is not empty and no demo; choose another folder with -o")
-    shutil.rmtree(folder, ignore_errors=True)
+    for name in MADE:  # a demo of before; nothing else in the folder is touched
+        shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).is_file():
+            (folder / name).unlink()
     begun, line = time.perf_counter(), Line()
 
     def step(text: str) -> None:

@@ -1,7 +1,10 @@
 """Heads: estimators on cached embeddings, and the protocol that trains, chooses and scores them.
 
-``ridge``, ``baselines`` are estimators; ``registry`` finds one by name; ``panels``, ``features`` and ``splits`` say
-what is predicted, from what and on which rows; ``metrics`` and ``evaluate`` say how well; ``fitted`` is what is kept.
+``ridge``, ``reduced_rank``, ``pls``, ``mlp``, ``knn`` and ``baselines`` are estimators, ``decoded`` is one of them
+around a decoder (``nmf``, ``decoders``, ``autoencoder``), ``classifier`` and ``mlp_classifier`` tell classes;
+``registry`` finds one by name; ``panels``, ``features`` and ``splits`` say what is predicted, from what and on which
+rows; ``metrics``, ``evaluate``, ``class_metrics``, ``label_evaluation`` and ``significance`` say how well; ``fitted`` is
+what is kept.
 """
 
 from __future__ import annotations
@@ -10,12 +13,50 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from histostore.heads.autoencoder import Autoencoder
     from histostore.heads.baselines import PositionKNN, TrainingMean
+    from histostore.heads.classifier import Logistic
+    from histostore.heads.decoded import Decoded
+    from histostore.heads.decoders import PCA
+    from histostore.heads.knn import KNN
+    from histostore.heads.mlp import MLP
+    from histostore.heads.mlp_classifier import MLPClassifier
+    from histostore.heads.nmf import NMF
+    from histostore.heads.pls import PLS
+    from histostore.heads.reduced_rank import ReducedRankRidge
     from histostore.heads.ridge import Ridge
 
-__all__ = ["PositionKNN", "Ridge", "TrainingMean"]
+__all__ = [
+    "KNN",
+    "MLP",
+    "NMF",
+    "PCA",
+    "PLS",
+    "Autoencoder",
+    "Decoded",
+    "Logistic",
+    "MLPClassifier",
+    "PositionKNN",
+    "ReducedRankRidge",
+    "Ridge",
+    "TrainingMean",
+]
 
-_HOME = {"PositionKNN": "baselines", "Ridge": "ridge", "TrainingMean": "baselines"}
+_HOME = {
+    "Autoencoder": "autoencoder",
+    "Decoded": "decoded",
+    "KNN": "knn",
+    "Logistic": "classifier",
+    "MLP": "mlp",
+    "MLPClassifier": "mlp_classifier",
+    "NMF": "nmf",
+    "PCA": "decoders",
+    "PLS": "pls",
+    "PositionKNN": "baselines",
+    "ReducedRankRidge": "reduced_rank",
+    "Ridge": "ridge",
+    "TrainingMean": "baselines",
+}
 
 
 def __getattr__(name: str) -> Any:

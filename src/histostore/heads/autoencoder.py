@@ -11,12 +11,17 @@ from torch import nn
 from histostore.errors import UsageError
 from histostore.heads.convergence import say_not_converged
 from histostore.heads.decoders import Decoder
-from histostore.heads.net import Schedule, by_value, forward, hold_out, load_weights, mlp, seeded, train_net, weights_of
+from histostore.heads.lowrank import leading_svd
+from histostore.heads.net import Schedule, forward, load_weights, mlp, seeded, train_net, weights_of
+from histostore.heads.tuning import by_value, check_widths, hold_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from histostore.heads.net import History
+    from histostore.heads.tuning import Rows
 
     type Floats = NDArray[np.float32]
 
@@ -31,6 +36,9 @@ class Autoencoder(Decoder):
     ----------
     sizes
         Widths down to the number of factors.
+    linear
+        A linear path beside the layers, started at the principal components of the training rows: the layers then
+        learn what these miss, and start from nothing. Without it this is the plain network, which needs more data.
     noise
         Standard deviation of what is added to the factors in training, in units of their own: a regressor's factors
         are never exact, and a decoder that has only seen exact ones is at a loss with them.
@@ -47,15 +55,17 @@ class Autoencoder(Decoder):
         self,
         sizes: Sequence[int] = (256, 64, 10),
         *,
+        linear: bool = True,
         noise: float = 0.1,
         max_epochs: int = 200,
         batch: int = 64,
-        lr: float = 1e-3,
+        lr: float = 3e-4,
         weight_decay: float = 1e-3,
         patience: int = 15,
         seed: int = 0,
     ) -> None:
         self.sizes = sizes
+        self.linear = linear
         self.noise = noise
         self.max_epochs = max_epochs
         self.batch = batch
@@ -71,14 +81,11 @@ class Autoencoder(Decoder):
         groups = None if groups is None else np.asarray(groups)
         if groups is not None and groups.shape == (len(Y),):
             groups = groups[order]
+        ordered = Y[order]
         rows, held = hold_out(len(Y), groups, seed=self.seed)
-        mean = Y[order[rows]].mean(0, dtype=np.float64)
-        scale = float(np.sqrt(np.mean(np.square(Y[order[rows]] - mean.astype(np.float32), dtype=np.float64)))) or 1.0
-        schedule = Schedule(self.max_epochs, self.batch, self.lr, self.weight_decay, self.patience, self.seed)
-        centred = (Y[order] - mean.astype(np.float32)) / np.float32(scale)
-        with seeded(self.seed):
-            net = _Net(Y.shape[1], self._sizes(), self.noise)
-            history = train_net(net, lambda net, y: ((net(y) - y) ** 2).mean(), (centred,), rows, held, schedule)
+        history, *_ = self._train(ordered, rows, held, self.max_epochs)
+        # how long to train is now known: what is kept has seen all training rows
+        _, net, mean, scale = self._train(ordered, np.arange(len(Y)), held[:0], history.best_epoch)
         self.history_ = {"train": history.train, "validation": history.validation, "best_epoch": history.best_epoch}
         self.notes_ = ()
         if not history.settled:
@@ -89,11 +96,13 @@ class Autoencoder(Decoder):
 
     def encode(self, Y: NDArray[Any]) -> Floats:
         """Return ``(n, k)`` float32."""
-        return forward(self._net.encoder, (self._targets(Y) - self._offset) / np.float32(self.scale_))
+        Y = self._targets(Y)
+        return forward(self._net.encoder, (Y - self._offset) / np.float32(self.scale_))
 
     def decode(self, factors: NDArray[Any]) -> Floats:
         """Return ``(n, g)`` float32; a row with NaN gives NaN."""
-        out = forward(self._net.decoder, self._factors(factors, self._sizes()[-1])) * np.float32(self.scale_)
+        factors = self._factors(factors, self._sizes()[-1])
+        out: Floats = forward(self._net.decoder, factors) * np.float32(self.scale_)
         out += self._offset
         return out
 
@@ -109,20 +118,33 @@ class Autoencoder(Decoder):
         """Return the fitted decoder that `to_state` described."""
         params = dict(meta["params"])
         decoder = cls(tuple(params.pop("sizes")), **params)
-        net = _Net(len(arrays["mean"]), decoder._sizes(), decoder.noise)
+        net = decoder._network(len(arrays["mean"]))
         load_weights(net, arrays)
         decoder.history_, decoder.notes_ = dict(meta["history"]), tuple(meta["notes"])
         return decoder._learned(net, arrays["mean"], float(meta["scale"]))
 
     def _sizes(self) -> tuple[int, ...]:
-        sizes = tuple(self.sizes) if not isinstance(self.sizes, int) else (self.sizes,)
-        if not sizes or not all(isinstance(s, int) and s > 0 for s in sizes):
-            msg = f"sizes is {self.sizes!r}: give widths down to the number of factors, like (256, 64, 10)"
-            raise UsageError(msg)
+        sizes = check_widths("sizes", self.sizes, least=1)
         if not 0 <= self.noise < 10:
             msg = f"noise is {self.noise}: give a share of the factors' spread, 0 or more"
             raise UsageError(msg)
         return sizes
+
+    def _train(self, Y: Floats, rows: Rows, held: Rows, epochs: int) -> tuple[History, _Net, NDArray[Any], float]:
+        mean = Y[rows].mean(0, dtype=np.float64)
+        centred = Y - mean.astype(np.float32)
+        scale = float(np.sqrt(np.mean(np.square(centred[rows], dtype=np.float64)))) or 1.0
+        centred /= np.float32(scale)
+        schedule = Schedule(epochs, self.batch, self.lr, self.weight_decay, self.patience, self.seed)
+        with seeded(self.seed):
+            net = self._network(Y.shape[1])
+            if self.linear:
+                net.start_at(centred[rows], self.seed)
+            history = train_net(net, lambda net, y: ((net(y) - y) ** 2).mean(), (centred,), rows, held, schedule)
+        return history, net, mean, scale
+
+    def _network(self, targets: int) -> _Net:
+        return _Net(targets, self._sizes(), noise=self.noise, linear=self.linear)
 
     def _learned(self, net: _Net, mean: NDArray[Any], scale: float) -> Self:
         self._net, self.mean_, self.scale_ = net, mean, scale
@@ -131,10 +153,11 @@ class Autoencoder(Decoder):
 
 
 class _Net(nn.Module):
-    def __init__(self, targets: int, sizes: Sequence[int], noise: float) -> None:
+    def __init__(self, targets: int, sizes: Sequence[int], *, noise: float, linear: bool) -> None:
         super().__init__()
-        self.encoder = mlp((targets, *sizes))
-        self.decoder = mlp((*sizes[::-1], targets))
+        down, up = mlp((targets, *sizes)), mlp((*sizes[::-1], targets))
+        self.encoder: nn.Module = _Beside(down, targets, sizes[-1]) if linear else down
+        self.decoder: nn.Module = _Beside(up, sizes[-1], targets) if linear else up
         self.noise = noise
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
@@ -144,4 +167,35 @@ class _Net(nn.Module):
             size = factors.detach().square().mean(0).sqrt()
             factors = factors + self.noise * size * torch.randn_like(factors)
         out: torch.Tensor = self.decoder(factors)
+        return out
+
+    def start_at(self, centred: Floats, seed: int) -> None:
+        """Set the linear paths to principal components, in units of their common size, and the layers to nothing."""
+        assert isinstance(self.encoder, _Beside)
+        assert isinstance(self.decoder, _Beside)
+        k = self.encoder.path.out_features
+        _, s, v = leading_svd(centred, min(k, len(centred)), seed=seed)
+        size = float(np.sqrt(np.mean(s**2) / len(centred))) or 1.0
+        rows = np.zeros((k, centred.shape[1]), np.float32)
+        rows[: len(v)] = v
+        with torch.no_grad():
+            self.encoder.path.weight.copy_(torch.from_numpy(rows / np.float32(size)))
+            self.decoder.path.weight.copy_(torch.from_numpy(rows.T * np.float32(size)))
+            for layers in (self.encoder.layers, self.decoder.layers):
+                last = layers[-1]
+                assert isinstance(last, nn.Linear)
+                last.weight.zero_()
+                last.bias.zero_()
+
+
+class _Beside(nn.Module):
+    """Layers and a linear path, added."""
+
+    def __init__(self, layers: nn.Sequential, wide: int, out: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.path = nn.Linear(wide, out, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layers(x) + self.path(x)
         return out

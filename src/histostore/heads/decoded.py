@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from histostore.heads.decoders import Decoder, decoder_class, parse_decoder
 from histostore.heads.estimator import Estimator, check_pair
 from histostore.heads.registry import head_class, make, name_of
@@ -13,6 +11,7 @@ from histostore.heads.registry import head_class, make, name_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from histostore.protocols import Head
@@ -83,7 +82,8 @@ class Decoded(Estimator):
 
     def predict(self, X: NDArray[Any]) -> NDArray[np.float32]:
         """Return ``(n, g)`` float32; a row with NaN gives NaN."""
-        return self.decoder_.decode(self.predict_factors(X))
+        factors = self.predict_factors(X)
+        return self.decoder_.decode(factors)
 
     def predict_factors(self, X: NDArray[Any]) -> NDArray[np.float32]:
         """Return ``(n, k)`` float32 factors as the regressor predicts them (for NMF also below zero)."""

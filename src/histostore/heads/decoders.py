@@ -67,7 +67,7 @@ class Decoder(Estimator, ABC):
     mean_: NDArray[Any]
     """``(g,)`` means of the training targets."""
 
-    def _training(self, Y: NDArray[Any], k: int) -> Floats:
+    def _training(self, Y: NDArray[Any], k: Any) -> Floats:
         Y = as_rows(Y, "Y").astype(np.float32, copy=False)
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             msg = f"{type(self).__name__} of {k!r} factors: give 1 or more"

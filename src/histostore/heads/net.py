@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,6 @@ import torch
 from torch import nn
 
 from histostore.errors import DataError, UsageError
-from histostore.heads.splits import merge_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     type Rows = NDArray[np.int64]
     type Loss = Callable[..., torch.Tensor]
+
+WORTH_WAITING = 1e-3
+"""Share of all that was gained so far: a smaller gain is kept and does not make training go on."""
 
 READ_ROWS = 4096
 """Rows forwarded at a time where nothing is learned."""
@@ -39,7 +42,7 @@ class Schedule:
     lr: float = 1e-3
     weight_decay: float = 1e-3
     patience: int = 15
-    """Epochs without a better validation loss after which training stops; the best epoch's weights are kept."""
+    """Epochs without a validation loss worth waiting for after which training stops; the best epoch's weights are kept."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,43 +70,13 @@ class History:
 def mlp(sizes: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
     """Return linear layers of these widths with ReLU (and dropout) between them, none after the last."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         if i:
             layers.append(nn.ReLU())
             if dropout:
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(a, b))
     return nn.Sequential(*layers)
-
-
-def hold_out(n: int, groups: NDArray[Any] | None, *, share: float = 0.2, seed: int = 0) -> tuple[Rows, Rows]:
-    """Return rows to train on and rows to stop by.
-
-    Whole groups, about `share` of the rows, where there are two groups or more; else single rows drawn by `seed`.
-    """
-    if n < 2:
-        msg = f"{n} training row: early stopping needs two"
-        raise UsageError(msg)
-    if groups is not None:
-        groups = np.asarray(groups)
-        if groups.shape != (n,):
-            msg = f"groups has shape {groups.shape} for {n} rows"
-            raise UsageError(msg)
-        if len(np.unique(groups)) > 1:
-            labels = merge_groups(groups, max(2, round(1 / share)), seed=seed)
-            held = labels == np.argmin(np.bincount(labels))
-            return np.flatnonzero(~held), np.flatnonzero(held)
-    order = np.random.default_rng(seed).permutation(n)
-    cut = max(1, round(share * n))
-    return np.sort(order[cut:]), np.sort(order[:cut])
-
-
-def by_value(X: NDArray[Any], y: NDArray[Any] | None = None) -> Rows:
-    """Return an order of rows that depends on their values alone: batches then do not depend on the order given."""
-    keys = [np.asarray(X[:, j], dtype=np.float32) for j in range(min(16, X.shape[1]))]
-    if y is not None:
-        keys += [np.asarray(y[:, j], dtype=np.float32) for j in range(min(4, y.shape[1]))]
-    return np.lexsort(keys[::-1]).astype(np.int64)
 
 
 def train_net(
@@ -122,7 +95,7 @@ def train_net(
         ``loss(net, *batches)``: the mean loss over the rows of a batch; each of `arrays` gives one batch, float32 (or
         int64 where it is of integers).
     rows, held
-        Disjoint indices into the arrays.
+        Disjoint indices into the arrays. Without any `held`, all epochs are run and the last is kept.
 
     Raises
     ------
@@ -130,6 +103,8 @@ def train_net(
         The loss became NaN or infinite: a smaller learning rate is needed.
     """
     history, best, kept = History(), np.inf, copy.deepcopy(net.state_dict())
+    begun = anchor = _mean_loss(net, loss, arrays, held) if len(held) else np.inf
+    since = 0
     optimiser = torch.optim.AdamW(net.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
     rng = np.random.default_rng(schedule.seed)
     for epoch in range(1, schedule.max_epochs + 1):
@@ -144,17 +119,23 @@ def train_net(
             optimiser.step()
             total += float(value.detach()) * len(some)
         history.train.append(total / len(order))
+        if not len(held):
+            if not np.isfinite(history.train[-1]):
+                raise _diverged(history.train[-1], epoch)
+            continue
         history.validation.append(_mean_loss(net, loss, arrays, held))
         if not np.isfinite(history.validation[-1]):
-            msg = f"the loss became {history.validation[-1]} in epoch {epoch}: give a smaller lr"
-            raise DataError(msg)
+            raise _diverged(history.validation[-1], epoch)
         if history.validation[-1] < best:
             best, history.best_epoch = history.validation[-1], epoch
             kept = copy.deepcopy(net.state_dict())
-        elif epoch - history.best_epoch >= schedule.patience:
+        if anchor - best > WORTH_WAITING * (begun - best):
+            anchor, since = best, epoch
+        if epoch - since >= schedule.patience:
             history.settled = True
             break
-    net.load_state_dict(kept)
+    if len(held):
+        net.load_state_dict(kept)
     net.eval()
     return history
 
@@ -188,6 +169,10 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def _diverged(loss: float, epoch: int) -> DataError:
+    return DataError(f"the loss became {loss} in epoch {epoch}: give a smaller lr")
 
 
 def _mean_loss(net: nn.Module, loss: Loss, arrays: Sequence[NDArray[Any]], rows: Rows) -> float:

@@ -19,6 +19,7 @@ from histostore.errors import DataError, UsageError
 from histostore.heads.convergence import say_not_converged
 from histostore.heads.decoders import Decoder
 from histostore.heads.lowrank import leading_svd
+from histostore.heads.tuning import by_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,6 +97,8 @@ class NMF(Decoder):
         if not Y.any():
             msg = "all targets are zero: there is nothing to factorise"
             raise UsageError(msg)
+        # in order of value: when to stop is a matter of digits, and must not depend on the order of the rows given
+        Y = Y[by_value(Y)]
         W, H = start(Y, self.k, seed=self.seed)
         self.error_, self.n_iter_, settled = hals(Y, W, H, max_iter=self.max_iter, tol=self.tol)
         self.notes_ = ()
@@ -107,7 +110,7 @@ class NMF(Decoder):
         return self._learned(H / np.where(length > 0, length, 1.0)[:, None], Y.mean(0, dtype=np.float64))
 
     def encode(self, Y: NDArray[Any]) -> Floats:
-        """Return ``(n, k)`` float32: for each row by itself the non-negative least squares solution on the programs."""
+        """Return ``(n, k)`` float32: each row's own non-negative least squares solution on the programs."""
         Y = self._targets(Y)
         _refuse_negative(Y)
         H = self.components_
@@ -124,15 +127,15 @@ class NMF(Decoder):
         return out
 
     def decode(self, factors: NDArray[Any]) -> Floats:
-        """Return ``(n, g)`` float32, at least zero: factors below zero, which a regressor may predict, count as zero."""
+        """Return ``(n, g)`` float32, at least zero; factors below zero, as a regressor may predict, count as 0."""
         out: Floats = np.maximum(self._factors(factors, len(self.components_)), np.float32(0)) @ self.components_
         return out
 
     def programs(self, genes: Sequence[str], n: int = 10) -> list[Program]:
         """Return each program by its `n` marking genes.
 
-        Genes are ranked by loading times specificity: by loading alone every program would begin with the same
-        abundant genes.
+        Genes are ranked by what they load above their mean in the other programs, times their specificity: by loading
+        alone every program would begin with the same abundant genes.
 
         Parameters
         ----------
@@ -148,9 +151,11 @@ class NMF(Decoder):
         H = self.components_.astype(np.float64)
         total = H.sum(0)
         share = H / np.where(total > 0, total, 1.0)
+        others = (total - H) / max(len(H) - 1, 1)
+        score = (H - others) * share
         out = []
         for i, (loading, part) in enumerate(zip(H, share, strict=True)):
-            top = np.argsort(-loading * part, kind="stable")[:n]
+            top = np.argsort(-score[i], kind="stable")[:n]
             names = tuple(str(genes[j]) for j in top)
             loadings, shares = tuple(loading[top].tolist()), tuple(part[top].tolist())
             out.append(Program(f"NMF{i + 1} ({', '.join(names[:3])})", names, loadings, shares))

@@ -19,7 +19,13 @@ ENTRY_POINT = "histostore.heads"
 _OWN = {
     "ridge": "histostore.heads.ridge:Ridge",
     "mean": "histostore.heads.baselines:TrainingMean",
+    "pls": "histostore.heads.pls:PLS",
+    "reduced-rank-ridge": "histostore.heads.reduced_rank:ReducedRankRidge",
+    "mlp": "histostore.heads.mlp:MLP",
+    "knn": "histostore.heads.knn:KNN",
+    "decoded": "histostore.heads.decoded:Decoded",
     "position-knn": "histostore.heads.baselines:PositionKNN",
+    "renn": "histostore.heads.mixed.renn:RENN",
 }
 """Names and where they live: imported when asked for."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import runpy
 import sys
 import threading
 import time
@@ -153,11 +154,10 @@ def _context() -> ForkServerContext:
 
 
 def _run(command: list[str], told: str) -> None:
-    from histostore.cli.main import main
-
-    with open(told, "w") as file:  # noqa: PTH123
+    with Path(told).open("w") as file:
         sys.stdout = sys.stderr = file
-        sys.exit(main(command))
+        sys.argv = ["histostore", *command]
+        runpy.run_module("histostore", run_name="__main__")
 
 
 def _ended(process: BaseProcess, told: Path, allowed: tuple[int, ...]) -> int:

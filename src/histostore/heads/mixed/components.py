@@ -24,7 +24,7 @@ from histostore.heads.mixed.levels import check_not_collinear
 from histostore.heads.mixed.terms import LOG_LIMITS, Spatial
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from histostore.heads.mixed.design import Floats, Method
     from histostore.heads.mixed.terms import Built, Intercept, Slopes
@@ -231,17 +231,17 @@ class _Model:
             said += term.levels.check(kind="term")
         return said
 
-    def split(self, theta: Sequence[float] | Floats) -> list[Floats]:
+    def split(self, theta: Floats) -> list[Floats]:
         """Return each term's own parameters."""
         ends = np.cumsum([len(t.bounds()) for t in self.terms])
         return np.split(np.asarray(theta, np.float64), ends[:-1])
 
-    def factored(self, theta: Sequence[float] | Floats) -> Elimination:
+    def factored(self, theta: Floats) -> Elimination:
         """Return the factorisation at these parameters."""
         factors = [t.factor(p) for t, p in zip(self.terms, self.split(theta), strict=True)]
         return Elimination.of(factors, self.terms[0].gram, self.between, self.others)
 
-    def at(self, theta: Sequence[float] | Floats) -> _Profile:
+    def at(self, theta: Floats) -> _Profile:
         """Return the profile at these parameters."""
         factored = self.factored(theta)
         top, bottom = factored.halves(self.first, self.second)
@@ -284,7 +284,8 @@ class _Model:
 
     def without_nothing(self, theta: Floats) -> tuple[Floats, list[str]]:
         """Return the parameters with variances that do not help at exactly 0, and those terms' names."""
-        parts, zero = self.split(theta), []
+        parts = self.split(theta)
+        zero: list[str] = []
         best = self.at(theta).deviance
         for i, term in enumerate(self.terms):
             if len(parts[i]) != len(term.bounds()) or (len(parts[i]) > 1 and not hasattr(term, "slides")):

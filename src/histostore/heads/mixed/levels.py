@@ -59,10 +59,11 @@ class Levels:
             )
             raise DataError(msg)
         if len(self) < FEW:
-            return (
+            said = (
                 f"{self.name} has {len(self)} levels: the variance between so few (below {FEW}) is hardly known, "
-                "and intervals for new levels are too narrow",
+                "and intervals for new levels are too narrow"
             )
+            return (said,)
         return ()
 
     def find(self, labels: Any) -> NDArray[np.int64]:
@@ -93,7 +94,7 @@ def as_text(labels: Any, name: str) -> NDArray[np.str_]:
 
 
 def nested(outer: Any, inner: Any) -> NDArray[np.str_]:
-    """Return labels ``(n,)`` of an inner factor within an outer one: ``patient 1`` of two centres becomes two levels."""
+    """Return labels ``(n,)`` of an inner factor within an outer one: patient ``1`` of two centres is two levels."""
     first, second = as_text(outer, "outer"), as_text(inner, "inner")
     if len(first) != len(second):
         msg = f"outer has {len(first)} rows and inner {len(second)}"

@@ -20,8 +20,6 @@ from histostore.heads.mixed.blocks import BlockDiagonal
 from histostore.heads.mixed.levels import UNSEEN, Levels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from histostore.heads.mixed.design import Floats
@@ -54,15 +52,15 @@ class Built(Protocol):
         """Return the limits of each parameter."""
         ...
 
-    def factor(self, theta: Sequence[float]) -> BlockDiagonal:
+    def factor(self, theta: Floats) -> BlockDiagonal:
         """Return Λ at these parameters."""
         ...
 
-    def rows(self, new: Any, theta: Sequence[float]) -> tuple[sp.csr_array, Floats]:
+    def rows(self, new: Any, theta: Floats) -> tuple[sp.csr_array, Floats]:
         """Return Z ``(m, width)`` of new rows, and the share of the prior variance that no level known explains."""
         ...
 
-    def describe(self, theta: Sequence[float], s2_e: float) -> dict[str, Any]:
+    def describe(self, theta: Floats, s2_e: float) -> dict[str, Any]:
         """Return variance (or covariance, length) in the units of y."""
         ...
 
@@ -160,7 +158,7 @@ class _Uniform:
     gram: BlockDiagonal = field(init=False)
 
     def __post_init__(self) -> None:
-        n, k = self.columns.shape
+        k = self.columns.shape[1]
         self.width = len(self.levels) * k
         self.z = _indicator(self.levels.codes, self.columns, len(self.levels))
         gram = np.empty((len(self.levels), k, k))
@@ -172,7 +170,7 @@ class _Uniform:
 
     @property
     def k(self) -> int:
-        return self.columns.shape[1]
+        return int(self.columns.shape[1])
 
     def starts(self) -> list[list[float]]:
         rms = np.sqrt((self.columns**2).mean(0))
@@ -182,16 +180,16 @@ class _Uniform:
     def bounds(self) -> list[tuple[float, float]]:
         return [LOG_LIMITS] * self.k + [(-1e4, 1e4)] * (self.k * (self.k - 1) // 2)
 
-    def lower(self, theta: Sequence[float]) -> Floats:
+    def lower(self, theta: Floats) -> Floats:
         """Return the ``(K, K)`` Cholesky factor."""
         lower = np.diag(np.exp(np.asarray(theta[: self.k], np.float64)))
         lower[np.tril_indices(self.k, -1)] = theta[self.k :]
         return lower
 
-    def factor(self, theta: Sequence[float]) -> BlockDiagonal:
+    def factor(self, theta: Floats) -> BlockDiagonal:
         return BlockDiagonal((np.broadcast_to(self.lower(theta), (len(self.levels), self.k, self.k)),))
 
-    def rows(self, new: Any, theta: Sequence[float]) -> tuple[sp.csr_array, Floats]:
+    def rows(self, new: Any, theta: Floats) -> tuple[sp.csr_array, Floats]:
         codes, columns = self.levels.find(new.labels), new.covariates()
         if columns.shape != (len(codes), self.k):
             msg = f"{self.levels.name}: {columns.shape} columns for {len(codes)} rows, {self.k} at fit"
@@ -201,7 +199,7 @@ class _Uniform:
         known = np.where(unseen[:, None], 0.0, columns)
         return _indicator(np.where(unseen, 0, codes), known, len(self.levels)), np.where(unseen, prior, 0.0)
 
-    def describe(self, theta: Sequence[float], s2_e: float) -> dict[str, Any]:
+    def describe(self, theta: Floats, s2_e: float) -> dict[str, Any]:
         lower = self.lower(theta)
         covariance = s2_e * lower @ lower.T
         return {"variance": float(covariance[0, 0])} if self.k == 1 else {"covariance": covariance}
@@ -248,18 +246,18 @@ class _Surface:
         low, high = self._limits()
         return [LOG_LIMITS, (float(np.log(low / 4)), float(np.log(high * 4)))]
 
-    def _correlation(self, distance: Floats, theta: Sequence[float]) -> Floats:
+    def _correlation(self, distance: Floats, theta: Floats) -> Floats:
         at = distance / np.exp(theta[1])
         found: Floats = np.exp(-0.5 * at**2) if self.kernel == "gaussian" else np.exp(-at)
         return found
 
-    def _kernels(self, theta: Sequence[float]) -> list[Floats]:
+    def _kernels(self, theta: Floats) -> list[Floats]:
         return [self._correlation(d, theta) + JITTER * np.eye(len(d)) for d in self.distances]
 
-    def factor(self, theta: Sequence[float]) -> BlockDiagonal:
+    def factor(self, theta: Floats) -> BlockDiagonal:
         return BlockDiagonal(tuple(np.exp(theta[0]) * np.linalg.cholesky(k)[None] for k in self._kernels(theta)))
 
-    def rows(self, new: Any, theta: Sequence[float]) -> tuple[sp.csr_array, Floats]:
+    def rows(self, new: Any, theta: Floats) -> tuple[sp.csr_array, Floats]:
         """Positions that were not there at fit are kriged from those of their slide."""
         xy, slide = new._places(self.levels.name)
         codes = self.slides.find(slide)
@@ -275,7 +273,7 @@ class _Surface:
             open_share[here] = np.maximum(1 + JITTER - (solved * near).sum(1), 0.0)
         return sp.csr_array(weights), np.exp(2 * theta[0]) * open_share
 
-    def describe(self, theta: Sequence[float], s2_e: float) -> dict[str, Any]:
+    def describe(self, theta: Floats, s2_e: float) -> dict[str, Any]:
         return {"variance": float(s2_e * np.exp(2 * theta[0])), "length": float(np.exp(theta[1]))}
 
 

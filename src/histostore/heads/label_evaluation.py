@@ -1,0 +1,274 @@
+"""The protocol for classes: predict held-out slides or patients, beside baselines that look at no image.
+
+Position alone and library size alone tell many tissue classes apart about as well as an image does, so they stand in
+every table. All lines are trained on the training rows of a fold and scored on the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histostore.errors import UsageError
+from histostore.heads import features as feature_steps
+from histostore.heads.baselines import PositionKNN, TrainingMean
+from histostore.heads.class_metrics import CLASS_METRICS, class_metrics, confusion
+from histostore.heads.classifier import Classifier, Logistic, as_labels, missing_labels
+from histostore.heads.estimator import as_rows, finite_rows
+from histostore.heads.splits import describe, folds, inner_folds, leaks
+from histostore.heads.training import places
+from histostore.specs import FeatureSpec
+from histostore.tables import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histostore.specs import SplitSpec
+
+    type Rows = NDArray[np.int64]
+
+PRIOR = "class shares"
+POSITION = "position"
+LIBRARY = "library size"
+IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelFold:
+    """One fold: what was chosen and what was predicted."""
+
+    name: str
+    n_train: int
+    rows: Rows
+    """``(m,)`` test rows, as indices into the arrays that were given."""
+    truth: Rows
+    """``(m,)`` codes."""
+    probabilities: dict[str, NDArray[np.float32]]
+    """``(m, classes)`` of each method."""
+    guess: dict[str, Rows]
+    """``(m,)`` codes of what each method calls."""
+    chosen: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelEvaluation:
+    """Out-of-fold results of one classifier."""
+
+    classes: tuple[str, ...]
+    """With two, the second is the positive one."""
+    split_text: str
+    folds: tuple[LabelFold, ...]
+    slides: pd.DataFrame
+    """One line per fold, slide and method: rows, rows of each class, and the metrics."""
+    summary: pd.DataFrame
+    """One line per method: mean over the slides of a fold where defined, then over folds."""
+    confusion: NDArray[np.int64]
+    """``(classes, classes)`` of the image head over all folds, rows the truth."""
+    report: Report
+
+    def score(self, method: str = IMAGE, metric: str = "auroc") -> float:
+        """Return one number of the summary."""
+        return float(self.summary[metric][method])
+
+    def by_fold(self, method: str = IMAGE, metric: str = "auroc") -> dict[str, float]:
+        """Return each fold's mean over its slides."""
+        part = self.slides[self.slides["method"] == method]
+        return {str(k): float(v) for k, v in part.groupby("fold", sort=False)[metric].mean().items()}
+
+
+def cross_validate_labels(
+    head: Classifier,
+    *,
+    X: NDArray[Any],
+    labels: Any,
+    obs: pd.DataFrame,
+    split: SplitSpec,
+    features: Sequence[FeatureSpec] = (FeatureSpec(),),
+    library: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> LabelEvaluation:
+    """Train and score a classifier on rows it has not seen.
+
+    Parameters
+    ----------
+    head
+        Unfitted; cloned for every fold.
+    X
+        ``(n, d)`` embeddings; NaN rows (unreadable tiles) are left out and counted.
+    labels
+        ``(n,)``; rows without one (None, NaN, empty) are left out and counted, yet serve as context of others.
+    obs
+        ``n`` lines with ``slide``, ``patient``, the column to split by, and ``x_um``, ``y_um`` where known.
+    features
+        More than one: chosen by inner folds on log loss.
+    library
+        ``(n,)`` total counts, for the baseline that sees nothing else.
+
+    Raises
+    ------
+    UsageError
+        Arrays that do not fit together, a label that is no class, a training fold of one class only, a split that leaks
+        patients without leave.
+    """
+    X, names = as_rows(X, "X"), np.asarray(labels, dtype=object)
+    if not len(X) == len(names) == len(obs):
+        msg = f"X has {len(X)} rows, labels {len(names)} and obs {len(obs)}: align them by id first"
+        raise UsageError(msg)
+    if not features:
+        msg = "no feature specs: give at least one"
+        raise UsageError(msg)
+    obs = obs.reset_index(drop=True)
+    slide, xy = places(obs)
+    readable, unlabelled = finite_rows(X), missing_labels(names)
+    usable = np.flatnonzero(readable & ~unlabelled)
+    if not len(usable):
+        msg = f"none of {len(X)} rows has both an embedding and a label"
+        raise UsageError(msg)
+    cut = folds(split, obs.iloc[usable])
+    known = as_labels(names[usable])
+    classes = tuple(head.classes) if head.classes is not None else tuple(str(c) for c in np.unique(known))
+    whole = np.full(len(X), "", dtype=object)
+    whole[usable] = known
+    built = [feature_steps.build(spec, X, slide, xy)[0] for spec in features]
+    positions = None if xy is None else feature_steps.section_positions(xy, slide)
+    sizes = None if library is None else _log_library(library, len(X))
+    results = []
+    for fold in cut:
+        train, test = usable[fold.train], usable[fold.test]
+        results.append(
+            _fold(head, fold.name, classes, built, features, whole, obs, train, test, positions, sizes, split.by, seed)
+        )
+    slides = pd.concat([_slide_lines(r, slide, classes) for r in results], ignore_index=True)
+    table = np.sum([confusion(r.truth, r.guess[IMAGE], len(classes)) for r in results], axis=0)
+    counts = {
+        "rows": len(X),
+        "used": len(usable),
+        "unreadable": int((~readable).sum()),
+        "without a label": int((readable & unlabelled).sum()),
+    }
+    return LabelEvaluation(
+        classes=classes,
+        split_text=describe(split, obs.iloc[usable], cut),
+        folds=tuple(results),
+        slides=slides,
+        summary=_summary(slides),
+        confusion=table,
+        report=Report(
+            {k: v for k, v in counts.items() if v or k in ("rows", "used")},
+            tuple(_notes(results, positions, sizes, obs, usable, cut, features)),
+        ),
+    )
+
+
+def _fold(
+    head: Classifier,
+    name: str,
+    classes: tuple[str, ...],
+    built: list[NDArray[np.float32]],
+    features: Sequence[FeatureSpec],
+    labels: NDArray[Any],
+    obs: pd.DataFrame,
+    train: Rows,
+    test: Rows,
+    positions: NDArray[np.float64] | None,
+    sizes: NDArray[np.float64] | None,
+    by: str,
+    seed: int,
+) -> LabelFold:
+    inner, text = None, "nothing to choose"
+    if len(built) > 1 or head.tunes:
+        inner, text = inner_folds(obs.iloc[train], by, seed=seed)
+    y = labels[train].astype(str)
+    made = [head.clone().set_params(classes=classes).fit(F[train], y, groups=inner) for F in built]
+    scores = [m.inner_score_ for m in made]
+    if len(made) > 1 and np.isnan(scores).any():
+        msg = "choosing features needs a head with something else to choose (several C, a calibration, a threshold)"
+        raise UsageError(msg)
+    best = int(np.argmax(scores)) if len(made) > 1 else 0
+    image = made[best]
+    codes = np.array([classes.index(v) for v in labels[test]], dtype=np.int64)
+    shares = np.eye(len(classes), dtype=np.float32)[[classes.index(v) for v in y]]
+    blank = np.zeros((len(train), 1)), np.zeros((len(test), 1))
+    probabilities = {PRIOR: TrainingMean().fit(blank[0], shares).predict(blank[1])}
+    if positions is not None:
+        probabilities[POSITION] = PositionKNN().fit(positions[train], shares).predict(positions[test])
+    if sizes is not None:
+        alone = Logistic(1.0, classes=classes).fit(sizes[train], y)
+        probabilities[LIBRARY] = alone.predict_proba(sizes[test])
+    probabilities[IMAGE] = image.predict_proba(built[best][test])
+    guess = {method: p.argmax(1).astype(np.int64) for method, p in probabilities.items()}
+    guess[IMAGE] = image.decide_codes(probabilities[IMAGE])
+    chosen = {
+        "features": features[best].to_json(),
+        "setting": image.chosen_,
+        "threshold": image.threshold_,
+        "inner": text,
+        "inner_score": None if np.isnan(image.inner_score_) else image.inner_score_,
+        "notes": list(image.notes_),
+    }
+    return LabelFold(
+        name=name,
+        n_train=len(train),
+        rows=test,
+        truth=codes,
+        probabilities=probabilities,
+        guess=guess,
+        chosen=chosen,
+    )
+
+
+def _log_library(library: NDArray[Any], n: int) -> NDArray[np.float64]:
+    sizes = np.asarray(library, dtype=np.float64)
+    if sizes.shape != (n,) or not np.isfinite(sizes).all() or (sizes < 0).any():
+        msg = f"library has shape {sizes.shape} for {n} rows, or holds negative or missing values"
+        raise UsageError(msg)
+    return np.log1p(sizes)[:, None]
+
+
+def _slide_lines(result: LabelFold, slide: NDArray[Any], classes: tuple[str, ...]) -> pd.DataFrame:
+    of, lines = slide[result.rows], []
+    for name in np.unique(of):
+        at = of == name
+        there = {f"n {c}": int((result.truth[at] == k).sum()) for k, c in enumerate(classes)}
+        for method, p in result.probabilities.items():
+            values = class_metrics(result.truth[at], p[at], result.guess[method][at])
+            line = {"fold": result.name, "slide": str(name), "method": method, "n": int(at.sum())}
+            lines.append({**line, **there, **values})
+    return pd.DataFrame(lines)
+
+
+def _summary(slides: pd.DataFrame) -> pd.DataFrame:
+    metrics = list(CLASS_METRICS)
+    lines = {}
+    for method, part in slides.groupby("method", sort=False):
+        by_fold = part.groupby("fold", sort=False)[metrics].mean()
+        undefined = int(part["auroc"].isna().sum())
+        lines[method] = {**by_fold.mean().to_dict(), "auroc_undefined": undefined, "folds": len(by_fold)}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")
+
+
+def _notes(
+    results: list[LabelFold],
+    positions: NDArray[np.float64] | None,
+    sizes: NDArray[np.float64] | None,
+    obs: pd.DataFrame,
+    usable: Rows,
+    cut: list[Any],
+    features: Sequence[FeatureSpec],
+) -> list[str]:
+    notes = []
+    if positions is None:
+        notes.append("no x_um, y_um in obs: no position baseline")
+    if sizes is None:
+        notes.append("no library sizes: no library size baseline")
+    used = obs.iloc[usable]
+    shared = {s for f in cut for s in leaks(used.iloc[f.train], used.iloc[f.test]).get("slide", ())}
+    if shared and any(f.context_um or f.standardise == "slide" for f in features):
+        notes.append(f"{len(shared)} slides lie on both sides: context and per-slide scale see across the split")
+    notes += [f"fold {r.name}: {note}" for r in results for note in r.chosen["notes"]]
+    return notes
