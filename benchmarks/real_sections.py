@@ -2,7 +2,7 @@
 
     HISTOSTORE_REAL_DATA=… python -m benchmarks.real_sections [folder]
 
-Makes (or goes on with) a store in the folder, embeds the spots with EfficientNet-Lite0, and prints the table of the README.
+Makes (or goes on with) a store in the folder, embeds the spots with EfficientNet-Lite0, and prints the README's table.
 Exits 1 when a figure falls below what it must reach.
 """
 

@@ -1,7 +1,7 @@
 """Random rows of an embedding array: ours beside a numpy memory map (the limit) and stock zarr (the peer).
 
-Interleaved rounds on one array of 60,000 x 1,024 float32; prints the ratio to the limit round by round. Exits 1 when the
-median gather is slower than 2x the memory map.
+Interleaved rounds on one array of 60,000 x 1,024 float32; prints ratios to the limit. Exits 1 when the median gather is
+slower than 2x the memory map.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
@@ -18,6 +18,9 @@ import zarr
 from histostore.store.arrays import ArrayReader, ArraySpec, chunk_rows, encode_shard
 from histostore.store.codecs import RAW
 from histostore.store.files import LocalFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROWS, DIM, GATHER, ROUNDS, GATE = 60_000, 1_024, 4_096, 7, 2.0
 

@@ -62,7 +62,7 @@ def test_the_python_of_the_readme_runs(folder: Path, spot: str, monkeypatch: pyt
     monkeypatch.chdir(folder)
     code = block("python").replace("25x13", spot)
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+    exec(compile(code, "README.md", "exec"), names)
     assert len(names["hits"].table) == 20
     assert isinstance(names["store"], hs.Store)
     assert "connectivities" in names["adata"].obsp

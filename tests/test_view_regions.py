@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import histostore as hs
 from histostore.errors import UsageError
 from histostore.testing.cohort import write_cohort
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -131,16 +131,24 @@ def test_the_pathology_networks_have_the_published_size(name, dim, parameters):
     assert sum(p.numel() for p in network.module.parameters()) == pytest.approx(parameters, rel=0.005)
 
 
-def test_threads_hold_for_the_call_only_and_are_recorded(tiles):
+def test_the_number_of_threads_holds_for_the_call_only(tiles):
     before = torch.get_num_threads()
     backbone = load_backbone("timm/resnet10t@random:0", threads=2)
-    assert backbone.engine()["threads"] == 2
     seen = []
     backbone._network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
-    backbone.embed(tiles[:1])
-    assert seen == [2]
+    backbone.embed(np.concatenate([tiles, tiles, tiles])[:20])
+    assert seen == [1, 1]  # two parts of 16, each on one thread
     assert torch.get_num_threads() == before
-    assert load_backbone("timm/resnet10t@random:0").engine()["threads"] == before
+
+
+@pytest.mark.parametrize("batch", [1, 5, 16, 20])
+def test_batch_and_threads_change_no_bit_on_cpu(tiles, batch):
+    """Parts of 16 are always alike, whoever computes them and whatever is beside them."""
+    many = np.concatenate([tiles, tiles[::-1], tiles])[:20]
+    whole = load_backbone("timm/resnet10t@random:0", device="cpu", threads=1).embed(many)
+    other = load_backbone("timm/resnet10t@random:0", device="cpu", threads=2)
+    cut = np.concatenate([other.embed(many[i : i + batch]) for i in range(0, len(many), batch)])
+    assert cut.tobytes() == whole.tobytes()
 
 
 def test_the_network_is_in_eval_mode_and_batch_statistics_never_move(tiles):

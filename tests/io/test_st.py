@@ -47,10 +47,10 @@ def test_a_real_section_parses_in_well_under_half_a_second(real_data: Path) -> N
     path = real_data / "her2st" / "C2.counts.tsv.gz"
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()  # what others do on the machine does not count
         read_st_counts(path)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5  # 0.15 s on two idle cores; the best of five stands busy machines
+        times.append(time.process_time() - start)
+    assert min(times) < 0.5
 
 
 def test_columns_come_before_rows_in_a_spots_name(tmp_path: Path) -> None:

@@ -73,30 +73,18 @@ def test_tiles_are_the_same_bytes_with_any_read_batch_and_workers(
         assert contents(store, slide) == contents(tiled, slide)
 
 
-def test_a_network_gives_the_same_bytes_with_any_read_batch_and_workers_and_nearly_so_on_another_engine(
+def test_a_network_gives_the_same_bytes_with_any_read_batch_workers_threads_and_batch(
     tiled: Path, copy_of: Callable[[Path], Path]
 ) -> None:
+    """On the CPU: parts of 16 tiles are forwarded on one thread each, so threads and batch change nothing either."""
     one = load_backbone("efficientnet_lite0", device="cpu", threads=1)
     whole = embedding(copy_of(tiled), one, batch=8)
     assert len(whole) >= 35
     again = embedding(copy_of(tiled), one, batch=8, read_batch=7, workers=2)
     assert again.tobytes() == whole.tobytes()
     two = load_backbone("efficientnet_lite0", device="cpu", threads=2)
-    for other in (embedding(copy_of(tiled), two, batch=8), embedding(copy_of(tiled), one, batch=5)):
-        share, furthest = (other != whole).mean(), _ulps(other, whole).max()
-        print(f"{100 * share:.3f} % of values differ, by at most {furthest:.2f} ulp")
-        assert share <= 0.01
-        assert furthest <= 1
-
-
-def _ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return how far float16 values lie apart in units of the last place.
-
-    Below 2**-10 the unit is that of 2**-10 (1e-6): features are sums of float32 values thousands of times as large, and
-    the rounding of these is all that is left in them.
-    """
-    size = np.maximum(np.maximum(np.abs(a), np.abs(b)), np.float16(2**-10))
-    return np.abs(a.astype(np.float64) - b.astype(np.float64)) / np.spacing(size).astype(np.float64)
+    for other in (embedding(copy_of(tiled), two, batch=32), embedding(copy_of(tiled), one, batch=5)):
+        assert other.tobytes() == whole.tobytes()
 
 
 def test_the_order_of_spots_in_the_file_changes_nothing_but_the_order_of_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 type Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-MIN_CPU_BATCH = 16
+CPU_PART = 16
+"""Tiles of one forward pass on the CPU, whatever the batch: a batch is cut into these and the last is filled up."""
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -41,7 +43,7 @@ class TorchBackbone:
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     threads
-        CPU threads of a forward pass; None keeps torch's number. Set for the calls of `embed` only.
+        CPU threads; None takes torch's number. They work on parts of a batch side by side and change no bit.
     precision
         Of the forward pass: ``auto`` is bfloat16 on a CUDA device that has it, float16 on one that has not, and
         float32 elsewhere. Preprocessing and results are float32 always.
@@ -80,7 +82,7 @@ class TorchBackbone:
             "device_name": name,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "precision": self.precision,
-            "threads": self.threads,
+            "part": CPU_PART if self.device.type == "cpu" else 0,
             "torch": str(torch.__version__),
             **VERSIONS,
         }
@@ -90,21 +92,37 @@ class TorchBackbone:
         check_tiles(tiles)
         if len(tiles) == 0:
             return np.empty((0, self.spec.dim), np.float32)
-        n = len(tiles)
-        with _threads(self.threads), torch.inference_mode(), self._flags():
-            features = self._pool(self._prepare(self._widened(tiles))).float().cpu().numpy()[:n]
+        features = self._on_cpu(tiles) if self.device.type == "cpu" else self._features(tiles)
         if features.shape != (len(tiles), self.spec.dim):
             wanted = (len(tiles), self.spec.dim)
             msg = f"backbone '{self.spec.name}' gave {features.shape}, its record says {wanted}: correct its dim"
             raise SpecMismatchError(msg)
         return np.ascontiguousarray(features)
 
-    def _widened(self, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Fill up a small batch on the CPU: oneDNN takes other kernels there, and a query would differ from its row."""
-        lacking = MIN_CPU_BATCH - len(tiles)
-        if self.device.type != "cpu" or lacking <= 0:
-            return tiles
-        return np.concatenate([tiles, np.zeros((lacking, *tiles.shape[1:]), np.uint8)])
+    def _features(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Forward one batch on the device as it is."""
+        with torch.inference_mode(), self._flags():
+            return cast("NDArray[np.float32]", self._pool(self._prepare(tiles)).float().cpu().numpy())
+
+    def _on_cpu(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Forward in parts of one size, each on one thread, several at a time.
+
+        Which kernels oneDNN takes depends on batch and threads, and with them the last bits. Parts that are always
+        alike give the same bits for any batch and any number of threads, and use the cores better.
+        """
+        parts = [tiles[i : i + CPU_PART] for i in range(0, len(tiles), CPU_PART)]
+        lacking = CPU_PART - len(parts[-1])
+        if lacking:
+            parts[-1] = np.concatenate([parts[-1], np.zeros((lacking, *tiles.shape[1:]), np.uint8)])
+        with _threads(1):
+            if self.threads == 1 or len(parts) == 1:
+                found = [self._features(part) for part in parts]
+            else:
+                with ThreadPoolExecutor(
+                    min(self.threads, len(parts)), initializer=torch.set_num_threads, initargs=(1,)
+                ) as pool:
+                    found = list(pool.map(self._features, parts))
+        return np.concatenate(found)[: len(tiles)]
 
     def _prepare(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
         # torch warns of arrays it could write to; such a tile batch is a small copy

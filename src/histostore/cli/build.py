@@ -32,7 +32,7 @@ def ingest(args: argparse.Namespace) -> int:
     store, line = the_store(args, writing=True), Line()
     spec = IngestSpec(
         min_match=args.min_match, drop_off_image=args.drop_off_image, allow_normalised=args.allow_normalised,
-        allow_off_tissue=args.allow_off_tissue, force_mpp=args.force_mpp,
+        allow_off_tissue=args.allow_off_tissue, force_mpp=args.force_mpp, targeted=args.targeted,
     )  # fmt: skip
     backbones = _backbones(args.embed) if args.embed else []
     if backbones and args.px is None:

@@ -112,6 +112,7 @@ def _ingest(p: argparse.ArgumentParser) -> None:
     p.add_argument("--drop-off-image", action="store_true", help="leave out spots outside the image")
     p.add_argument("--allow-normalised", action="store_true", help="take values that are not counts")
     p.add_argument("--allow-off-tissue", action="store_true", help="take spots that lie off the tissue")
+    p.add_argument("--targeted", action="store_true", help="a targeted panel: absent genes were not measured")
     p.add_argument("--force-mpp", action="store_true", help="believe --mpp against the file and the spot pitch")
     p.add_argument("--embed", metavar="BACKBONES", help="tile at spots and embed in the same pass (needs --px)")
     p.add_argument("--px", type=int, metavar="N", help="edge of those tiles in native pixels")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from histostore.heads.decoded import Decoded
     from histostore.heads.decoders import PCA
     from histostore.heads.knn import KNN
+    from histostore.heads.mixed.renn import RENN
     from histostore.heads.mlp import MLP
     from histostore.heads.mlp_classifier import MLPClassifier
     from histostore.heads.nmf import NMF
@@ -32,6 +33,7 @@ __all__ = [
     "NMF",
     "PCA",
     "PLS",
+    "RENN",
     "Autoencoder",
     "Decoded",
     "Logistic",
@@ -53,6 +55,7 @@ _HOME = {
     "PCA": "decoders",
     "PLS": "pls",
     "PositionKNN": "baselines",
+    "RENN": "mixed.renn",
     "ReducedRankRidge": "reduced_rank",
     "Ridge": "ridge",
     "TrainingMean": "baselines",

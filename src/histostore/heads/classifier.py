@@ -86,7 +86,10 @@ class Classifier(Estimator):
         self._check_options()
         names = as_labels(y)
         X, _ = check_pair(X, np.zeros(len(names)))
-        self.classes_, codes = self._coded(names)
+        self.classes_, codes = code_labels(names, self.classes)
+        if len(found := np.unique(codes)) < 2:
+            msg = f"all {len(names)} training rows are '{self.classes_[found[0]]}': two classes are needed"
+            raise UsageError(msg)
         self.notes_: tuple[str, ...] = tuple(
             f"no training row is '{name}': its probability is 0"
             for k, name in enumerate(self.classes_)
@@ -232,23 +235,6 @@ class Classifier(Estimator):
         out[:, list(self._present)] = probabilities
         return out
 
-    def _coded(self, names: NDArray[Any]) -> tuple[tuple[str, ...], Codes]:
-        found = np.unique(names)
-        classes = tuple(str(c) for c in (found if self.classes is None else self.classes))
-        if len(set(classes)) != len(classes):
-            msg = f"classes {', '.join(classes)} name one twice"
-            raise UsageError(msg)
-        for name in found:
-            if str(name) not in classes:
-                n = int((names == name).sum())
-                msg = f"label '{name}' ({n} rows) is none of {', '.join(classes)}{near(str(name), classes)}"
-                raise UsageError(msg)
-        if len(found) < 2:
-            msg = f"all {len(names)} training rows are '{found[0]}': two classes are needed"
-            raise UsageError(msg)
-        place = {name: i for i, name in enumerate(classes)}
-        return classes, np.array([place[str(name)] for name in names], dtype=np.int64)
-
     def _weights(self, codes: Codes) -> Floats:
         if self.class_weight is None:
             return np.ones(len(codes))
@@ -356,6 +342,28 @@ class Logistic(Classifier):
 
     def _model_from(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[Floats, Floats]:
         return arrays["coef"], arrays["intercept"]
+
+
+def code_labels(names: NDArray[Any], classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], Codes]:
+    """Return the classes, those of the labels where none are given, and each label's place ``(n,)`` among them.
+
+    Raises
+    ------
+    UsageError
+        A label that is no class (near names suggested), or a class named twice.
+    """
+    found, inverse = np.unique(names, return_inverse=True)
+    known = tuple(str(c) for c in (found if classes is None else classes))
+    if len(set(known)) != len(known):
+        msg = f"classes {', '.join(known)} name one twice"
+        raise UsageError(msg)
+    for name in found:
+        if str(name) not in known:
+            n = int((names == name).sum())
+            msg = f"label '{name}' ({n} rows) is none of {', '.join(known)}{near(str(name), known)}"
+            raise UsageError(msg)
+    place = np.array([known.index(str(name)) for name in found], dtype=np.int64)
+    return known, place[inverse]
 
 
 def as_labels(y: Any) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from histostore.errors import UsageError
 from histostore.heads import features as feature_steps
 from histostore.heads.baselines import PositionKNN, TrainingMean
 from histostore.heads.class_metrics import CLASS_METRICS, class_metrics, confusion
-from histostore.heads.classifier import Classifier, Logistic, as_labels, missing_labels
+from histostore.heads.classifier import Logistic, as_labels, code_labels, missing_labels
 from histostore.heads.estimator import as_rows, finite_rows
 from histostore.heads.splits import describe, folds, inner_folds, leaks
 from histostore.heads.training import places
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histostore.heads.classifier import Classifier
+    from histostore.heads.splits import Fold
     from histostore.specs import SplitSpec
 
     type Rows = NDArray[np.int64]
@@ -130,19 +132,21 @@ def cross_validate_labels(
         msg = f"none of {len(X)} rows has both an embedding and a label"
         raise UsageError(msg)
     cut = folds(split, obs.iloc[usable])
-    known = as_labels(names[usable])
-    classes = tuple(head.classes) if head.classes is not None else tuple(str(c) for c in np.unique(known))
-    whole = np.full(len(X), "", dtype=object)
-    whole[usable] = known
-    built = [feature_steps.build(spec, X, slide, xy)[0] for spec in features]
-    positions = None if xy is None else feature_steps.section_positions(xy, slide)
-    sizes = None if library is None else _log_library(library, len(X))
-    results = []
-    for fold in cut:
-        train, test = usable[fold.train], usable[fold.test]
-        results.append(
-            _fold(head, fold.name, classes, built, features, whole, obs, train, test, positions, sizes, split.by, seed)
-        )
+    classes, known = code_labels(as_labels(names[usable]), head.classes)
+    codes = np.full(len(X), -1, np.int64)
+    codes[usable] = known
+    cohort = _Cohort(
+        classes=classes,
+        codes=codes,
+        obs=obs,
+        features=tuple(features),
+        built=tuple(feature_steps.build(spec, X, slide, xy)[0] for spec in features),
+        positions=None if xy is None else feature_steps.section_positions(xy, slide),
+        library=None if library is None else _log_library(library, len(X)),
+        inner_by=split.by,
+        seed=seed,
+    )
+    results = [_fold(head, cohort, fold.name, usable[fold.train], usable[fold.test]) for fold in cut]
     slides = pd.concat([_slide_lines(r, slide, classes) for r in results], ignore_index=True)
     table = np.sum([confusion(r.truth, r.guess[IMAGE], len(classes)) for r in results], axis=0)
     counts = {
@@ -160,51 +164,43 @@ def cross_validate_labels(
         confusion=table,
         report=Report(
             {k: v for k, v in counts.items() if v or k in ("rows", "used")},
-            tuple(_notes(results, positions, sizes, obs, usable, cut, features)),
+            tuple(_notes(cohort, results, cut, usable)),
         ),
     )
 
 
-def _fold(
-    head: Classifier,
-    name: str,
-    classes: tuple[str, ...],
-    built: list[NDArray[np.float32]],
-    features: Sequence[FeatureSpec],
-    labels: NDArray[Any],
-    obs: pd.DataFrame,
-    train: Rows,
-    test: Rows,
-    positions: NDArray[np.float64] | None,
-    sizes: NDArray[np.float64] | None,
-    by: str,
-    seed: int,
-) -> LabelFold:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Cohort:
+    classes: tuple[str, ...]
+    codes: Rows
+    """-1 where a row is not used."""
+    obs: pd.DataFrame
+    features: tuple[FeatureSpec, ...]
+    built: tuple[NDArray[np.float32], ...]
+    positions: NDArray[np.float64] | None
+    library: NDArray[np.float64] | None
+    inner_by: str
+    seed: int
+
+
+def _fold(head: Classifier, cohort: _Cohort, name: str, train: Rows, test: Rows) -> LabelFold:
     inner, text = None, "nothing to choose"
-    if len(built) > 1 or head.tunes:
-        inner, text = inner_folds(obs.iloc[train], by, seed=seed)
-    y = labels[train].astype(str)
-    made = [head.clone().set_params(classes=classes).fit(F[train], y, groups=inner) for F in built]
-    scores = [m.inner_score_ for m in made]
+    if len(cohort.built) > 1 or head.tunes:
+        inner, text = inner_folds(cohort.obs.iloc[train], cohort.inner_by, seed=cohort.seed)
+    y = np.array(cohort.classes)[cohort.codes[train]]
+    made = [head.clone().set_params(classes=cohort.classes).fit(F[train], y, groups=inner) for F in cohort.built]
+    scores = [one.inner_score_ for one in made]
     if len(made) > 1 and np.isnan(scores).any():
         msg = "choosing features needs a head with something else to choose (several C, a calibration, a threshold)"
         raise UsageError(msg)
     best = int(np.argmax(scores)) if len(made) > 1 else 0
     image = made[best]
-    codes = np.array([classes.index(v) for v in labels[test]], dtype=np.int64)
-    shares = np.eye(len(classes), dtype=np.float32)[[classes.index(v) for v in y]]
-    blank = np.zeros((len(train), 1)), np.zeros((len(test), 1))
-    probabilities = {PRIOR: TrainingMean().fit(blank[0], shares).predict(blank[1])}
-    if positions is not None:
-        probabilities[POSITION] = PositionKNN().fit(positions[train], shares).predict(positions[test])
-    if sizes is not None:
-        alone = Logistic(1.0, classes=classes).fit(sizes[train], y)
-        probabilities[LIBRARY] = alone.predict_proba(sizes[test])
-    probabilities[IMAGE] = image.predict_proba(built[best][test])
+    probabilities = _baselines(cohort, train, test, y)
+    probabilities[IMAGE] = image.predict_proba(cohort.built[best][test])
     guess = {method: p.argmax(1).astype(np.int64) for method, p in probabilities.items()}
     guess[IMAGE] = image.decide_codes(probabilities[IMAGE])
     chosen = {
-        "features": features[best].to_json(),
+        "features": cohort.features[best].to_json(),
         "setting": image.chosen_,
         "threshold": image.threshold_,
         "inner": text,
@@ -215,11 +211,24 @@ def _fold(
         name=name,
         n_train=len(train),
         rows=test,
-        truth=codes,
+        truth=cohort.codes[test],
         probabilities=probabilities,
         guess=guess,
         chosen=chosen,
     )
+
+
+def _baselines(cohort: _Cohort, train: Rows, test: Rows, y: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Return what the training rows' classes, positions and library sizes alone say of the test rows."""
+    shares = np.eye(len(cohort.classes), dtype=np.float32)[cohort.codes[train]]
+    prior = TrainingMean().fit(np.zeros((len(train), 1)), shares)
+    out = {PRIOR: prior.predict(np.zeros((len(test), 1)))}
+    if cohort.positions is not None:
+        out[POSITION] = PositionKNN().fit(cohort.positions[train], shares).predict(cohort.positions[test])
+    if cohort.library is not None:
+        alone = Logistic(1.0, classes=cohort.classes).fit(cohort.library[train], y)
+        out[LIBRARY] = alone.predict_proba(cohort.library[test])
+    return out
 
 
 def _log_library(library: NDArray[Any], n: int) -> NDArray[np.float64]:
@@ -252,23 +261,14 @@ def _summary(slides: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")
 
 
-def _notes(
-    results: list[LabelFold],
-    positions: NDArray[np.float64] | None,
-    sizes: NDArray[np.float64] | None,
-    obs: pd.DataFrame,
-    usable: Rows,
-    cut: list[Any],
-    features: Sequence[FeatureSpec],
-) -> list[str]:
+def _notes(cohort: _Cohort, results: list[LabelFold], cut: list[Fold], usable: Rows) -> list[str]:
     notes = []
-    if positions is None:
+    if cohort.positions is None:
         notes.append("no x_um, y_um in obs: no position baseline")
-    if sizes is None:
+    if cohort.library is None:
         notes.append("no library sizes: no library size baseline")
-    used = obs.iloc[usable]
+    used = cohort.obs.iloc[usable]
     shared = {s for f in cut for s in leaks(used.iloc[f.train], used.iloc[f.test]).get("slide", ())}
-    if shared and any(f.context_um or f.standardise == "slide" for f in features):
+    if shared and any(f.context_um or f.standardise == "slide" for f in cohort.features):
         notes.append(f"{len(shared)} slides lie on both sides: context and per-slide scale see across the split")
-    notes += [f"fold {r.name}: {note}" for r in results for note in r.chosen["notes"]]
-    return notes
+    return notes + [f"fold {r.name}: {note}" for r in results for note in r.chosen["notes"]]

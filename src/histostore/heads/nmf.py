@@ -181,7 +181,7 @@ class NMF(Decoder):
 
 
 def start(Y: Floats, k: int, *, seed: int = 0) -> tuple[Floats, Floats]:
-    """Return ``W (k, n)`` (transposed) and ``H (k, g)`` from the positive parts of the singular vectors."""
+    """Return ``W (k, n)`` (transposed) and ``H (k, g)`` from the larger-signed parts of the singular vectors."""
     u, s, v = leading_svd(Y, k, seed=seed, power=3)
     W, H = np.zeros((k, len(Y)), np.float32), np.zeros((k, Y.shape[1]), np.float32)
     for j in range(len(s)):
@@ -191,6 +191,10 @@ def start(Y: Floats, k: int, *, seed: int = 0) -> tuple[Floats, Floats]:
         if size > 0:
             root = np.sqrt(s[j] * size)
             W[j], H[j] = root * a / np.linalg.norm(a), root * b / np.linalg.norm(b)
+    # zeros in the place of the other sign's part lead to worse optima than a little of everything
+    small = np.float32(np.sqrt(max(float(Y.mean(dtype=np.float64)), 0.0) / k))
+    W[W == 0] = small
+    H[H == 0] = small
     return W, H
 
 

@@ -147,7 +147,7 @@ def check_on_image(points: Points, size_px: tuple[int, int], *, drop: bool = Fal
     )
     relevant = outside if points.in_tissue is None else outside & points.in_tissue
     if outside.all() or (relevant.any() and not drop):
-        msg = f"{where}; is this the full-resolution image of these spots? pass drop to leave them out"
+        msg = f"{where}; is this the full-resolution image of these spots? pass drop_off_image to leave them out"
         raise AlignmentError(msg)
     if drop:
         return ~outside, Report(report.counts, (f"{where}: left out",))

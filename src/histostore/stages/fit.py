@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from histostore.content.tables import content_digest
-from histostore.errors import NotFoundError, near
+from histostore.errors import ConflictError, NotFoundError, near
 from histostore.heads.evaluate import cross_validate
 from histostore.heads.fitted import FittedHead, fit_final
 from histostore.ids import check_slug
@@ -94,6 +94,8 @@ def fit(
     if save_as is not None:
         check_slug(save_as, "head name")
     data = training_data(store, backbone=backbone, tiles=tiles, slides=slides, where=where)
+    if save_as is not None and not replace:
+        _refuse_taken(store, save_as, spec, data)
     arrays = {"X": data.X, "counts": data.genes.matrix, "symbols": data.genes.symbols, "obs": data.obs}
     evaluation = cross_validate(spec, progress=progress, **arrays)
     head, ref = None, None
@@ -114,23 +116,19 @@ def _save(
     replace: bool,
 ) -> Ref:
     arrays, meta = head.to_state()
-    backbone = data.view.backbones[0]
-    first = data.view.parts[0].group(data.view.parts[0].embeddings[backbone])
-    trained_on = {p.slide: _rows_of(p.slide, data) | {"groups": _groups_of(p)} for p in data.view.parts}
+    identity, inputs = _identity(head.spec, data)
     about = {
-        "backbone": backbone,
-        "backbone_digest": first.attrs["backbone_digest"],
-        "tiles": first.attrs["tiles"],
+        "backbone": data.view.backbones[0],
+        "backbone_digest": identity["backbone"],
+        "tiles": _embedding_attrs(data)["tiles"],
         "genes": list(head.genes),
         "where": where,
         "split": evaluation.split_text,
         "method": evaluation.method,
         "pearson": evaluation.score(),
-        "trained_on": trained_on,
+        "trained_on": _trained_on(data),
     }
-    inputs = {slide: one["groups"] | {"rows": one["digest"]} for slide, one in trained_on.items()}
-    spec = {"head": head.spec.to_json(), "backbone": about["backbone_digest"]}
-    with store.begin(HEADS, "heads", name, spec=spec, inputs=inputs) as writer:
+    with store.begin(HEADS, "heads", name, spec=identity, inputs=inputs) as writer:
         if writer.sealed is None:
             writer.put_file(STATE, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
             document = {"head": meta, "evaluation": evaluation.to_json()}
@@ -138,6 +136,31 @@ def _save(
         ref = writer.seal(rows=len(data.X), attrs=about)
     store.commit(HEADS, [ref], replace=replace)
     return ref
+
+
+def _embedding_attrs(data: Training) -> Mapping[str, Any]:
+    part = data.view.parts[0]
+    return part.group(part.embeddings[data.view.backbones[0]]).attrs
+
+
+def _trained_on(data: Training) -> dict[str, dict[str, Any]]:
+    return {p.slide: _rows_of(p.slide, data) | {"groups": _groups_of(p)} for p in data.view.parts}
+
+
+def _identity(spec: HeadSpec, data: Training) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a head is (spec and inputs of its digest): known before it is trained."""
+    inputs = {slide: one["groups"] | {"rows": one["digest"]} for slide, one in _trained_on(data).items()}
+    return {"head": spec.to_json(), "backbone": _embedding_attrs(data)["backbone_digest"]}, inputs
+
+
+def _refuse_taken(store: Store, name: str, spec: HeadSpec, data: Training) -> None:
+    """Refuse before training what the commit would refuse after it."""
+    old = store.manifest(HEADS).get("heads", name)
+    identity, inputs = _identity(spec, data)
+    if old is not None and old.digest != store.digest("heads", spec=identity, inputs=inputs):
+        raise ConflictError(
+            f"head '{name}' is there with another spec or other rows; give another name, or --replace to move the name"
+        )
 
 
 def _rows_of(slide: str, data: Training) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from histostore.errors import DataError, UsageError
 
@@ -81,15 +82,13 @@ def as_text(labels: Any, name: str) -> NDArray[np.str_]:
     if values.ndim != 1:
         msg = f"{name} is {values.ndim}-D: give one label per row"
         raise UsageError(msg)
-    if values.dtype.kind == "f":
-        missing = int(np.isnan(values).sum())
-    elif values.dtype.kind == "O":
-        missing = sum(v is None or v != v for v in values.tolist())
-    else:
-        missing = 0
+    missing = int(pd.isna(values).sum())
     if missing:
         msg = f"{missing} of {len(values)} rows have no {name}: leave them out, or give them a level of their own"
         raise DataError(msg)
+    if values.dtype.kind == "f" and (values == np.rint(values)).all():
+        # a table with a gap elsewhere turns 3 into 3.0, and that must stay the same group
+        values = values.astype(np.int64)
     return values.astype(np.str_)
 
 
