@@ -123,7 +123,7 @@ def run(s2_b: float, q: int, n: int, seed: int, head: dict[str, object]) -> Cell
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; 1 where a cell at full size is 3 % above the oracle, not below LMMNN, or 5 % off in a variance."""
+    """Print the table; 1 where a cell of full size is 3 % above the oracle, above LMMNN, or 5 % off in a variance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=100_000, help="rows (default 100000)")
     parser.add_argument("--cells", default=",".join(f"{b:g}:{q}" for b, q in PUBLISHED), help="s_b:q,… (default all)")

@@ -101,7 +101,7 @@ def test_logistic_is_scikit_learns():
 
 
 def test_balanced_weights_let_a_rare_class_weigh_as_much():
-    X, y, groups = data(classes=("no", "yes"), shift=0.7)
+    X, y, _ = data(classes=("no", "yes"), shift=0.7)
     keep = (y == "no") | (np.arange(len(y)) % 10 == 1)
     X, y = X[keep], y[keep]
     plain, balanced = Logistic(0.1).fit(X, y), Logistic(0.1, class_weight="balanced").fit(X, y)

@@ -3,8 +3,8 @@
 ``ridge``, ``reduced_rank``, ``pls``, ``mlp``, ``knn`` and ``baselines`` are estimators, ``decoded`` is one of them
 around a decoder (``nmf``, ``decoders``, ``autoencoder``), ``classifier`` and ``mlp_classifier`` tell classes;
 ``registry`` finds one by name; ``panels``, ``features`` and ``splits`` say what is predicted, from what and on which
-rows; ``metrics``, ``evaluate``, ``class_metrics``, ``label_evaluation`` and ``significance`` say how well; ``fitted`` is
-what is kept.
+rows; ``metrics``, ``evaluate``, ``class_metrics``, ``label_evaluation`` and ``significance`` say how well; ``fitted``
+is what is kept.
 """
 
 from __future__ import annotations

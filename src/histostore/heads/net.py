@@ -42,7 +42,7 @@ class Schedule:
     lr: float = 1e-3
     weight_decay: float = 1e-3
     patience: int = 15
-    """Epochs without a validation loss worth waiting for after which training stops; the best epoch's weights are kept."""
+    """Epochs without a validation loss worth waiting for after which training stops; the best epoch is kept."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -74,7 +74,9 @@ def test_it_is_what_dense_algebra_says_and_no_neighbour_is_better(rows, dense, z
     assert fit.converged
     columns = np.column_stack([np.ones(len(rows["y"])), rows["X"]])
 
-    def long(scale=(1.0,) * len(names), s2_e=1.0):
+    ones = [1.0] * len(names)
+
+    def long(scale=ones, s2_e=1.0):
         pairs = [matrices(rows, n, fit.terms[n], z_of) for n in names]
         ds = [s * d for s, (_, d) in zip(scale, pairs, strict=True)]
         return dense(rows["y"], columns, [z for z, _ in pairs], ds, s2_e * fit.s2_e, reml=method == "reml")

@@ -35,8 +35,9 @@ class Levels:
     @classmethod
     def of(cls, labels: Any, name: str = "groups") -> Levels:
         """Return the levels of ``(n,)`` labels; missing labels are a `DataError`."""
-        found, codes = np.unique(as_text(labels, name), return_inverse=True)
-        codes = codes.astype(np.int64)
+        text, codes = as_text(labels, name)
+        found, order = np.unique(text, return_inverse=True)
+        codes = order.astype(np.int64)[codes]
         return cls(name, tuple(str(f) for f in found), codes, np.bincount(codes, minlength=len(found)).astype(float))
 
     def __len__(self) -> int:
@@ -69,35 +70,39 @@ class Levels:
 
     def find(self, labels: Any) -> NDArray[np.int64]:
         """Return the codes ``(m,)`` of labels, `UNSEEN` where there was no such level at fit."""
-        text = as_text(labels, self.name)
-        known = np.array(self.names, dtype=np.str_)
-        at = np.minimum(np.searchsorted(known, text), len(known) - 1)
-        codes: NDArray[np.int64] = np.where(known[at] == text, at, UNSEEN)
-        return codes
+        text, rows = as_text(labels, self.name)
+        place = {name: i for i, name in enumerate(self.names)}
+        codes = np.array([place.get(str(t), UNSEEN) for t in text], np.int64)
+        return codes[rows]
 
 
-def as_text(labels: Any, name: str) -> NDArray[np.str_]:
-    """Return labels ``(n,)`` as text; NaN, None and shapes that are not a column are refused."""
+def as_text(labels: Any, name: str) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Return the distinct labels as text, and the index of each row's; missing labels are refused.
+
+    Only distinct ones are turned to text, which for numbers takes longer than a whole fit does.
+    """
     values = np.asarray(labels)
     if values.ndim != 1:
         msg = f"{name} is {values.ndim}-D: give one label per row"
         raise UsageError(msg)
-    missing = int(pd.isna(values).sum())
+    rows, distinct = pd.factorize(values)
+    missing = int((rows < 0).sum())
     if missing:
         msg = f"{missing} of {len(values)} rows have no {name}: leave them out, or give them a level of their own"
         raise DataError(msg)
-    if values.dtype.kind == "f" and (values == np.rint(values)).all():
+    if distinct.dtype.kind == "f" and (np.abs(distinct) < 2**53).all() and (distinct == np.rint(distinct)).all():
         # a table with a gap elsewhere turns 3 into 3.0, and that must stay the same group
-        values = values.astype(np.int64)
-    return values.astype(np.str_)
+        distinct = distinct.astype(np.int64)
+    return np.asarray(distinct).astype(np.str_), rows.astype(np.int64)
 
 
 def nested(outer: Any, inner: Any) -> NDArray[np.str_]:
     """Return labels ``(n,)`` of an inner factor within an outer one: patient ``1`` of two centres is two levels."""
-    first, second = as_text(outer, "outer"), as_text(inner, "inner")
-    if len(first) != len(second):
-        msg = f"outer has {len(first)} rows and inner {len(second)}"
+    (first, i), (second, j) = as_text(outer, "outer"), as_text(inner, "inner")
+    if len(i) != len(j):
+        msg = f"outer has {len(i)} rows and inner {len(j)}"
         raise UsageError(msg)
+    first, second = first[i], second[j]
     joined = np.array([f"{a}/{b}" for a, b in zip(first, second, strict=True)], dtype=np.str_)
     if not len(joined):
         return joined
