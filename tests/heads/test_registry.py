@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from histostore.errors import NotFoundError, UsageError
 from histostore.heads.baselines import PositionKNN
-from histostore.heads.registry import head_class, make, names, parse_options
+from histostore.heads.registry import head_class, make, name_of, names, parse_options
 from histostore.heads.ridge import Ridge
 
 
@@ -13,6 +16,18 @@ def test_own_heads_are_found_by_name():
     assert head_class("ridge") is Ridge
     assert make("position-knn", [("k", 3)]).get_params() == {"k": 3}
     assert isinstance(make("position-knn"), PositionKNN)
+
+
+def test_a_head_knows_its_name_without_loading_the_others():
+    code = (
+        "from histostore.heads.ridge import Ridge; from histostore.heads.registry import name_of; import sys;"
+        "print(name_of(Ridge()), 'torch' in sys.modules, 'sklearn' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["ridge", "False", "False"]
+    assert all(name_of(make(name)) == name for name in ("decoded", "pls", "reduced-rank-ridge", "mlp", "knn", "mean"))
+    with pytest.raises(NotFoundError, match="no registered head"):
+        name_of(object())
 
 
 def test_unknown_names_and_options_suggest_near_ones():
@@ -51,3 +66,4 @@ def test_heads_of_other_packages_come_by_entry_point(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "theirs" in names()
     assert type(make("theirs")).__name__ == "Theirs"
+    assert name_of(make("theirs")) == "theirs"

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     type Floats = NDArray[np.float64]
     type Codes = NDArray[np.int64]
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = tuple(float(c) for c in 10.0 ** np.arange(-4, 0.25, 0.5))
+"""1e-4 to 1 in half decades: as for ridge, good penalties on embeddings are large."""
 
 
 class Classifier(Estimator):

@@ -10,18 +10,20 @@ from scipy import linalg
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EXACT = 2048
+EXACT = 1024
 """Up to this many rows or columns the smaller Gram matrix is decomposed exactly."""
 
 
-def leading_svd(Y: NDArray[Any], k: int, *, seed: int = 0, power: int = 6) -> tuple[NDArray[Any], ...]:
+def leading_svd(
+    Y: NDArray[Any], k: int, *, seed: int = 0, power: int = 6, exact: int | None = None
+) -> tuple[NDArray[Any], ...]:
     """Return the `k` leading singular triplets ``u (n, k)``, ``s (k,)``, ``v (k, g)`` of ``Y (n, g)``, float64.
 
-    Exact where one side is at most `EXACT`; else by random projection of the columns with `power` subspace iterations
-    (Halko, Martinsson and Tropp, SIAM Review 53, 217 (2011)). The entry of each ``v`` row that is largest in size is
-    positive, so signs are settled too.
+    Exact where one side is at most `exact` (`EXACT` unless given); else by random projection of the columns with
+    `power` subspace iterations (Halko, Martinsson and Tropp, SIAM Review 53, 217 (2011)). The entry of each ``v`` row
+    that is largest in size is positive, so signs are settled too.
     """
-    if min(Y.shape) <= EXACT:
+    if min(Y.shape) <= (EXACT if exact is None else exact):
         return _exact(Y, k)
     rng = np.random.default_rng(seed)
     width = min(k + 10, min(Y.shape))

@@ -182,7 +182,7 @@ class NMF(Decoder):
 
 def start(Y: Floats, k: int, *, seed: int = 0) -> tuple[Floats, Floats]:
     """Return ``W (k, n)`` (transposed) and ``H (k, g)`` from the larger-signed parts of the singular vectors."""
-    u, s, v = leading_svd(Y, k, seed=seed, power=3)
+    u, s, v = leading_svd(Y, k, seed=seed, power=2, exact=256)
     W, H = np.zeros((k, len(Y)), np.float32), np.zeros((k, Y.shape[1]), np.float32)
     for j in range(len(s)):
         parts = [(np.maximum(sign * u[:, j], 0.0), np.maximum(sign * v[j], 0.0)) for sign in (1.0, -1.0)]

@@ -62,9 +62,14 @@ def name_of(head: Head) -> str:
     NotFoundError
         Its class is not registered.
     """
-    for name in names():
-        if head_class(name) is type(head):
+    home = f"{type(head).__module__}:{type(head).__qualname__}"
+    for name, own in _OWN.items():
+        # by name: comparing classes would import every head's library
+        if own == home:
             return name
+    for entry in entry_points(group=ENTRY_POINT):
+        if entry.name not in _OWN and entry.load() is type(head):
+            return str(entry.name)
     msg = f"{type(head).__name__} is no registered head (there are {', '.join(names())}); offer it as an entry point"
     raise NotFoundError(msg)
 
