@@ -136,4 +136,4 @@ class BackboneContract:
         backbone.embed(tiles)
         assert backbone.engine() == before
         assert all(isinstance(v, str | int) for v in before.values())
-        assert {"device", "precision", "threads"} <= set(before)
+        assert {"device", "precision"} <= set(before)
