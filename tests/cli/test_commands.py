@@ -190,7 +190,12 @@ def test_a_run_that_was_stopped_goes_on_and_says_so(stop: signal.Signals, tiled:
         "4",
     ]
     run = subprocess.Popen(
-        [sys.executable, "-m", "histostore", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "histostore", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a suite run in the background of a shell inherits an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 120
