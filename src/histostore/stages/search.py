@@ -96,7 +96,6 @@ def search(
     name = backbone or only_backbone(store, tiles)
     everything = view(store, backbone=name, tiles=tiles, slides=slides)
     name = everything.backbones[0]
-    own: tuple[str, int] | None = None
     origin: tuple[View, int] | None = None
     if spot is not None:
         if slide is None:
@@ -104,7 +103,7 @@ def search(
         single = view(store, backbone=name, tiles=tiles, slides=[slide])
         row = _row_of(single, spot)
         query = single.numpy(name, np.array([row]))[0]
-        own, origin = (slide, row), (single, row)
+        origin = (single, row)
         label = f"{slide}:{spot}"
     elif image is not None:
         if embed_with is None:
@@ -114,12 +113,13 @@ def search(
         query, label = np.asarray(vector), "vector"
     chosen = everything.where(where) if where is not None else everything
     keep = np.ones(len(chosen), dtype=bool)
-    if own is not None:
-        keep &= ~_is_own(chosen, own)
+    if origin is not None:
+        keep &= ~_is_own(chosen, origin)
     if exclude_same is not None:
-        if own is None:
+        if origin is None:
             raise UsageError("exclude_same needs a query by slide and spot")
-        value = view(store, tiles=tiles, backbone=name, slides=[own[0]]).column(exclude_same)[own[1]]
+        single, row = origin
+        value = single.column(exclude_same)[row]
         keep &= chosen.column(exclude_same) != value
     chosen = chosen.select(keep)
     found, distance = search_blocks(query[None].astype(np.float32), _blocks(chosen, name), k, metric=metric)
@@ -155,11 +155,12 @@ def _row_of(single: View, spot: str) -> int:
     return int(found[0])
 
 
-def _is_own(chosen: View, own: tuple[str, int]) -> NDArray[np.bool_]:
+def _is_own(chosen: View, origin: tuple[View, int]) -> NDArray[np.bool_]:
+    (slide,), row = origin[0].slides, origin[1]
     masks = []
     for part in chosen.parts:
         rows = np.arange(len(part)) if part.rows is None else part.rows
-        masks.append((rows == own[1]) if part.slide == own[0] else np.zeros(len(part), dtype=bool))
+        masks.append((rows == row) if part.slide == slide else np.zeros(len(part), dtype=bool))
     return np.concatenate(masks)
 
 

@@ -13,7 +13,7 @@ from histostore.content.tables import read_points, write_points
 from histostore.errors import ConflictError
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.specs import PixelSpec, TileSpec
-from histostore.stages.pixels import PixelJob, SlideTiles, decoder_version, pixel_array, status_counts
+from histostore.stages.pixels import PixelJob, SlideTiles, decoder_version, pixel_array
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import mpp_of, open_source, source_of
 from histostore.tables import Report
@@ -23,7 +23,7 @@ from histostore.tiles.read import RESAMPLER
 from histostore.tiles.stain import fit_slide_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from histostore.protocols import Slide
     from histostore.store.groups import GroupWriter
@@ -252,16 +252,3 @@ def _write_tiles(
         if stain is not None:
             attrs["stain"] = stain.to_json()
         return writer.seal(rows=len(plan), attrs=attrs)
-
-
-def read_statuses(store: Store, manifest: Manifest, name: str) -> Mapping[str, int]:
-    """Return the counts of tile statuses of a stored tile set."""
-    ref = manifest.get("pixels", name)
-    return status_counts(store.group(ref).read("status")) if ref is not None else {}
-
-
-def each_slide(store: Store, slides: Sequence[str] | None) -> Iterator[str]:
-    """Yield the slides asked for, checked to exist before any work; all of them by default."""
-    for slide in slides or ():
-        store.slide(slide)
-    yield from slides if slides is not None else store.slides()

@@ -129,7 +129,6 @@ class Pipeline:
 
 
 RAW = Pipeline((("bytes", (("endian", "little"),)), ("crc32c", ())))
-RAW_U8 = Pipeline((("bytes", ()), ("crc32c", ())))
 ZSTD = Pipeline((("bytes", (("endian", "little"),)), ("zstd", (("checksum", False), ("level", 1))), ("crc32c", ())))
 ZSTD_U8 = Pipeline((("bytes", ()), ("zstd", (("checksum", False), ("level", 1))), ("crc32c", ())))
 STRINGS = Pipeline((("vlen-utf8", ()), ("zstd", (("checksum", False), ("level", 1))), ("crc32c", ())))
