@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from histostore.errors import CorruptionError, FormatError, UsageError
 from histostore.store.arrays import ArrayReader, ArraySpec, chunk_rows, encode_shard, small_array
-from histostore.store.codecs import RAW, RAW_U8, STRINGS, ZSTD, ZSTD_U8, jpeg
+from histostore.store.codecs import RAW, STRINGS, ZSTD, ZSTD_U8, jpeg
 from histostore.store.files import LocalFiles
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ CASES = {
     "float64 zstd": (RNG.normal(size=(11, 2)), ZSTD, 3, 6),
     "uint64 zstd": (RNG.integers(0, 2**63, (9, 3)).astype(np.uint64), ZSTD, 4, 8),
     "int32 vector": (np.arange(100, dtype=np.int32), ZSTD, 16, 32),
-    "uint8 raw": (RNG.integers(0, 255, (9, 4)).astype(np.uint8), RAW_U8, 2, 4),
     "bool": (RNG.random((9, 4)) > 0.5, ZSTD_U8, 2, 4),
     "pixels zstd": (SMOOTH, ZSTD_U8, 1, 4),
     "pixels jpeg": (SMOOTH, jpeg(95), 1, 4),
