@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.real_sections import build
+from histostore.head_specs import FeatureSpec, PanelSpec, SplitSpec
 from histostore.heads.baselines import PositionKNN, TrainingMean
 from histostore.heads.classifier import Logistic
 from histostore.heads.decoded import Decoded
@@ -31,7 +32,6 @@ from histostore.heads.nmf import NMF
 from histostore.heads.panels import choose_genes, targets
 from histostore.heads.reduced_rank import ReducedRankRidge
 from histostore.heads.ridge import Ridge
-from histostore.specs import FeatureSpec, PanelSpec, SplitSpec
 
 if TYPE_CHECKING:
     import histostore as hs

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from histostore import get, heads, io, pl, pp, report, tl
     from histostore.errors import HistostoreError
     from histostore.face import Store, create, open
-    from histostore.specs import (
-        EmbeddingSpec,
+    from histostore.head_specs import (
         FeatureSpec,
         GroupKFold,
+        LabelSpec,
         LeaveOneOut,
-        MaskSpec,
         PanelSpec,
-        PixelSpec,
+        SpatialBlocks,
         SplitSpec,
-        TileSpec,
+        StratifiedKFold,
     )
+    from histostore.specs import EmbeddingSpec, MaskSpec, PixelSpec, TileSpec
 
 _HOMES = {
     "Store": "face",
@@ -38,13 +38,16 @@ _HOMES = {
     "open": "face",
     "HistostoreError": "errors",
     "EmbeddingSpec": "specs",
-    "FeatureSpec": "specs",
-    "GroupKFold": "specs",
-    "LeaveOneOut": "specs",
+    "FeatureSpec": "head_specs",
+    "GroupKFold": "head_specs",
+    "LeaveOneOut": "head_specs",
     "MaskSpec": "specs",
-    "PanelSpec": "specs",
+    "LabelSpec": "head_specs",
+    "SpatialBlocks": "head_specs",
+    "StratifiedKFold": "head_specs",
+    "PanelSpec": "head_specs",
     "PixelSpec": "specs",
-    "SplitSpec": "specs",
+    "SplitSpec": "head_specs",
     "TileSpec": "specs",
 }
 _MODULES = ("get", "heads", "io", "pl", "pp", "report", "tl")
@@ -54,12 +57,15 @@ __all__ = [
     "FeatureSpec",
     "GroupKFold",
     "HistostoreError",
+    "LabelSpec",
     "LeaveOneOut",
     "MaskSpec",
     "PanelSpec",
     "PixelSpec",
+    "SpatialBlocks",
     "SplitSpec",
     "Store",
+    "StratifiedKFold",
     "TileSpec",
     "__version__",
     "create",

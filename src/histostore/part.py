@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostore.content.calls import call_classes, call_probability
 from histostore.content.regions import read_regions
 from histostore.content.tables import read_counts, read_labels, read_points
 from histostore.errors import NotFoundError, near
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from histostore.store.store import Store
     from histostore.tables import Counts, Points
 
+CALL, PROBABILITY = "call_", "p_"
+"""Before a classifier's name: the class it calls, and the probability of the positive (of several: of that) class."""
 _POINT_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col")
 _TILE_COLUMNS = ("tile_id", "tissue")
 _COUNT_COLUMNS = ("n_counts", "n_genes")
@@ -125,7 +128,17 @@ class Part:
         for ref in self._labels():
             attrs = self.group(ref).attrs
             names += [*attrs["numeric_columns"], *attrs["code_columns"]]
-        return list(dict.fromkeys([*names, *(f"region_{r.name}" for r in self.manifest.of_kind("regions"))]))
+        names += [f"region_{r.name}" for r in self.manifest.of_kind("regions")]
+        for ref in self._called():
+            names += [f"{prefix}{ref.name.rpartition('/')[2]}" for prefix in (CALL, PROBABILITY)]
+        return list(dict.fromkeys(names))
+
+    def _called(self) -> list[Ref]:
+        """Return the predictions of classifiers for these tiles."""
+        if self.tiles is None:
+            return []
+        refs = [r for r in self.manifest.of_kind("predictions") if r.name.rpartition("/")[0] == self.tiles.name]
+        return [r for r in refs if {"threshold", "per"} & set(self.group(r).attrs) == {"threshold"}]
 
     def _labels(self) -> list[Ref]:
         refs = self.manifest.of_kind("labels")
@@ -173,6 +186,12 @@ class Part:
         for ref in self.manifest.of_kind("regions"):
             if name == f"region_{ref.name}":
                 return self._region_labels(ref)
+        for ref in self._called():
+            head, group = ref.name.rpartition("/")[2], self.group(ref)
+            if name == f"{CALL}{head}":
+                return call_classes(group.read("prediction"), group.attrs["genes"], group.attrs["threshold"])
+            if name == f"{PROBABILITY}{head}":
+                return call_probability(group.read("prediction"))
         if name in self.meta["fields"]:
             return np.array(self.meta["fields"][name], dtype=object)
         known = self.columns()

@@ -70,7 +70,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise a `UsageError` with the message unless the condition holds."""
     if not condition:
         raise UsageError(message)
 
@@ -129,23 +130,23 @@ class TileSpec(SpecBase):
     mask: MaskSpec = field(default_factory=MaskSpec)
 
     def __post_init__(self) -> None:
-        _require(self.at in ("spots", "grid", "points"), f"at is {self.at!r}, not spots, grid or points")
-        _require((self.px is None) != (self.um is None), "give the tile's size as px or as um, one of them")
+        require(self.at in ("spots", "grid", "points"), f"at is {self.at!r}, not spots, grid or points")
+        require((self.px is None) != (self.um is None), "give the tile's size as px or as um, one of them")
         if self.px is not None:
-            _require(
+            require(
                 8 <= self.px <= 8192,
                 f"px is {self.px}, not a whole number in 8-8192",
             )
         if self.um is not None:
-            _require(math.isfinite(self.um) and 0 < self.um <= 20_000, f"um is {self.um}, outside 0-20000")
+            require(math.isfinite(self.um) and 0 < self.um <= 20_000, f"um is {self.um}, outside 0-20000")
         if self.mpp is not None:
             check_mpp(self.mpp)
-        _require(0 <= self.overlap < 1, f"overlap is {self.overlap}, outside 0 <= overlap < 1")
-        _require(0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, outside 0-1")
-        _require(self.max_tiles is None or self.max_tiles > 0, f"max_tiles is {self.max_tiles}, not positive")
-        _require(self.at == "grid" or self.overlap == 0, "overlap is for grids; spots lie where they lie")
-        _require(self.stain in (None, "macenko", "reinhard"), f"stain is {self.stain!r}, not macenko or reinhard")
-        _require(self.edge in ("pad", "drop"), f"edge is {self.edge!r}, not pad or drop")
+        require(0 <= self.overlap < 1, f"overlap is {self.overlap}, outside 0 <= overlap < 1")
+        require(0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, outside 0-1")
+        require(self.max_tiles is None or self.max_tiles > 0, f"max_tiles is {self.max_tiles}, not positive")
+        require(self.at == "grid" or self.overlap == 0, "overlap is for grids; spots lie where they lie")
+        require(self.stain in (None, "macenko", "reinhard"), f"stain is {self.stain!r}, not macenko or reinhard")
+        require(self.edge in ("pad", "drop"), f"edge is {self.edge!r}, not pad or drop")
         if self.points is not None:
             check_name(self.points, "points name")
 
@@ -208,7 +209,7 @@ class TileSpec(SpecBase):
 
 def _mpp(mpp: float | str | None, mag: float | None) -> float | None:
     if mag is not None:
-        _require(mpp in (None, "native"), "give mpp or mag, one of them")
+        require(mpp in (None, "native"), "give mpp or mag, one of them")
         return mpp_of_magnification(mag)
     if mpp in (None, "native"):
         return None
@@ -230,18 +231,18 @@ class PixelSpec(SpecBase):
     """Tiles per shard; None chooses by tile size (a shard is a task and a unit of resume)."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.codec in ("jpeg", "lossless", "slide"),
             f"codec is {self.codec!r}, not jpeg, lossless or slide",
         )
         if self.codec != "jpeg":
             object.__setattr__(self, "quality", None)
         else:
-            _require(
+            require(
                 self.quality is not None and 1 <= self.quality <= 100,
                 f"quality is {self.quality}, outside 1-100",
             )
-        _require(self.shard_tiles is None or self.shard_tiles > 0, f"shard_tiles is {self.shard_tiles}")
+        require(self.shard_tiles is None or self.shard_tiles > 0, f"shard_tiles is {self.shard_tiles}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,8 +256,8 @@ class EmbeddingSpec(SpecBase):
     """Rows per checked chunk; divides `shard_rows`."""
 
     def __post_init__(self) -> None:
-        _require(self.dtype in ("float16", "float32"), f"dtype is {self.dtype!r}, not float16 or float32")
-        _require(
+        require(self.dtype in ("float16", "float32"), f"dtype is {self.dtype!r}, not float16 or float32")
+        require(
             self.chunk_rows > 0 and self.shard_rows % self.chunk_rows == 0,
             "chunk_rows must divide shard_rows",
         )
@@ -293,7 +294,7 @@ class BackboneSpec(SpecBase):
 
     def __post_init__(self) -> None:
         check_slug(self.name, "backbone name")
-        _require(
+        require(
             self.dim > 0 and self.input_px > 0,
             f"dim {self.dim} and input_px {self.input_px} must be positive",
         )
@@ -305,117 +306,3 @@ class BackboneSpec(SpecBase):
         for cosmetic in ("name", "licence", "mpp"):
             fields.pop(cosmetic, None)
         return digest_of({"spec": "BackboneSpec", **fields})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PanelSpec(SpecBase):
-    """Which genes a head predicts; chosen on the training rows only.
-
-    ``top-variance:K`` ranks by the variance of log1p counts per 10,000, ``top-mean:K`` by their mean, ``hvg:K`` and
-    ``hvg:K:FLAVOR`` are scanpy's, ``all:SHARE`` are the genes seen in more than that share of the training rows;
-    otherwise a comma-separated list of symbols.
-    """
-
-    rule: Literal["top-variance", "top-mean", "hvg", "all", "list"]
-    k: int | None = None
-    share: float | None = None
-    flavor: Literal["seurat", "cell_ranger", "seurat_v3"] | None = None
-    genes: tuple[str, ...] | None = None
-
-    @classmethod
-    def parse(cls, text: str | tuple[str, ...] | list[str]) -> PanelSpec:
-        """Return the panel that a command-line text or a list of genes means."""
-        if not isinstance(text, str):
-            return cls(rule="list", genes=tuple(text))
-        rule, _, rest = text.partition(":")
-        if rule in ("top-variance", "top-mean", "hvg"):
-            count, _, flavor = rest.partition(":")
-            _require(count.isdigit() and int(count) > 0, f"panel '{text}' needs a positive count, like {rule}:50")
-            _require(not flavor or rule == "hvg", f"panel '{text}': only hvg takes a flavor")
-            _require(
-                flavor in ("", "seurat", "cell_ranger", "seurat_v3"),
-                f"panel '{text}': flavor is seurat, cell_ranger or seurat_v3",
-            )
-            return cls(rule=rule, k=int(count), flavor=flavor or ("seurat" if rule == "hvg" else None))  # type: ignore[arg-type]
-        if rule == "all":
-            try:
-                share = float(rest or 0.0)
-            except ValueError:
-                share = -1.0
-            _require(0 <= share < 1, f"panel '{text}': give the share of rows, like all:0.05")
-            return cls(rule="all", share=share)
-        _require(":" not in text, f"unknown panel '{text}'{near(rule, ('top-variance', 'top-mean', 'hvg', 'all'))}")
-        genes = tuple(g.strip() for g in text.split(",") if g.strip())
-        _require(bool(genes), "an empty list of genes")
-        return cls(rule="list", genes=genes)
-
-    def __str__(self) -> str:
-        if self.rule == "list":
-            return ",".join(self.genes or ())
-        tail = [str(v) for v in (self.k, self.share, self.flavor) if v is not None]
-        return ":".join([self.rule, *tail])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitSpec(SpecBase):
-    """How rows are held out. `by` is an obs column: rows of one value are never on both sides."""
-
-    rule: Literal["leave-one-out", "group-kfold"]
-    by: str = "patient"
-    n: int | None = None
-    """Folds of group-kfold."""
-    seed: int = 0
-    allow_same_patient: bool = False
-    """Permit the same patient on both sides (a split by slide of one patient): said in the report."""
-
-    @classmethod
-    def parse(cls, text: str, **options: Any) -> SplitSpec:
-        """Return the split that ``leave-one-out:slide`` or ``group-kfold:5:patient`` means."""
-        rule, *rest = text.split(":")
-        if rule == "leave-one-out" and len(rest) <= 1:
-            return cls(rule="leave-one-out", by=rest[0] if rest else "patient", **options)
-        if rule == "group-kfold" and len(rest) == 2 and rest[0].isdigit() and int(rest[0]) > 1:
-            return cls(rule="group-kfold", n=int(rest[0]), by=rest[1], **options)
-        msg = f"unknown split '{text}': use leave-one-out:COLUMN or group-kfold:N:COLUMN"
-        raise UsageError(msg)
-
-    def __str__(self) -> str:
-        return ":".join(str(v) for v in (self.rule, self.n, self.by) if v is not None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureSpec(SpecBase):
-    """What a head sees of the embeddings."""
-
-    context_um: tuple[float, ...] = ()
-    """Own embedding, joined by the Gaussian mean of the neighbours' at each of these sigmas (µm, same slide)."""
-    standardise: Literal["none", "slide"] = "none"
-    """``slide``: zero mean and unit variance per slide, from the slide's own rows (no labels used)."""
-    position: bool = False
-    """Join the prediction of the position-only baseline."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadSpec(SpecBase):
-    """One head to train: the estimator, its options and what it is fed."""
-
-    head: str
-    options: tuple[tuple[str, Any], ...] = ()
-    panel: PanelSpec
-    target: Literal["log1p-cp10k", "log1p"] = "log1p-cp10k"
-    split: SplitSpec
-    features: tuple[FeatureSpec, ...] = (FeatureSpec(),)
-    """More than one: chosen by inner folds."""
-    min_counts: int = 0
-    """Rows with fewer counts are not trained or scored on (counted in the report)."""
-    seed: int = 0
-
-
-def LeaveOneOut(by: str = "patient", **options: Any) -> SplitSpec:
-    """Return the split that holds out one value of an obs column at a time."""
-    return SplitSpec(rule="leave-one-out", by=by, **options)
-
-
-def GroupKFold(by: str, n: int = 5, **options: Any) -> SplitSpec:
-    """Return the split in `n` folds, the rows of one value of an obs column always together."""
-    return SplitSpec(rule="group-kfold", by=by, n=n, **options)

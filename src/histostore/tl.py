@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from histostore.backbones import load_backbone
 from histostore.errors import UsageError
-from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
+from histostore.head_specs import UNITS, BagSpec, FeatureSpec, HeadSpec, LabelSpec, PanelSpec, SplitSpec
 from histostore.stages.embed import embed as _embed
 from histostore.stages.fit import FitResult
 from histostore.stages.fit import fit as _fit
 from histostore.stages.predict import predict as _predict
 from histostore.stages.search import Hits, only_backbone
 from histostore.stages.search import search as _search
+from histostore.stages.training_data import is_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,13 +51,19 @@ def fit(
     head: Any = "ridge",
     *,
     genes: str | Sequence[str] = "top-variance:50",
+    target: str | Sequence[str] = "log1p-cp10k",
+    labels: str | LabelSpec | None = None,
+    groups: str | Sequence[str] | None = None,
     split: str | SplitSpec = "leave-one-out:patient",
     backbone: str | None = None,
     tiles: str | None = None,
     slides: Sequence[str] | None = None,
     where: str | None = None,
     features: FeatureSpec | Sequence[FeatureSpec] = (),
-    target: str = "log1p-cp10k",
+    per: Literal["tile", "slide"] | None = None,
+    tiles_per_slide: int | None = None,
+    pool: Literal["mean", "tiles"] = "mean",
+    region_share: float | None = None,
     min_counts: int = 0,
     allow_same_patient: bool = False,
     seed: int = 0,
@@ -72,10 +79,25 @@ def fit(
         ``"ridge"``, or an estimator like ``hs.heads.Ridge(alphas=(1e3, 1e4))``.
     genes
         A panel (``top-variance:50``, ``hvg:50``, ``all:0.05``) or a list; chosen on the training rows of each fold.
+    target
+        The unit of the genes (``log1p-cp10k``, ``log1p``, ``log-share``, ``counts``); or one or more numeric columns
+        of obs or metadata to predict instead of genes, like ``"MKI67"``.
+    labels
+        Predict classes: an obs column (``cluster``, ``region_kidney``, ``organ``), or a `LabelSpec` that says which of
+        its values are positive, negative and ignored.
+    groups
+        Obs columns of the random effects, for `RENN`.
     split
-        ``leave-one-out:COLUMN``, ``group-kfold:N:COLUMN``, or a `SplitSpec`.
+        ``leave-one-out:COLUMN``, ``group-kfold:N:COLUMN``, ``stratified-kfold:N:COLUMN``,
+        ``spatial-block:N:UM[:BUFFER]``, or a `SplitSpec`.
     features
         Spatial context and standardisation; several are chosen from by inner folds.
+    per
+        One row per tile, or one per slide, made of its tiles; by default per slide where `target` is metadata.
+    tiles_per_slide, pool
+        Of rows per slide: how many tiles are drawn (by `seed`), and whether their mean is taken.
+    region_share
+        Of labels from polygons: the share of a tile that one must cover; by default it must hold the centre.
     save
         Also train on all rows and keep the head under this name.
     """
@@ -86,17 +108,38 @@ def fit(
     cut = split if isinstance(split, SplitSpec) else SplitSpec.parse(split, seed=seed)
     if allow_same_patient and not cut.allow_same_patient:
         cut = SplitSpec.from_json(cut.to_json() | {"allow_same_patient": True})
-    if target not in ("log1p-cp10k", "log1p"):
-        raise UsageError(f"target is '{target}', not log1p-cp10k or log1p")
-    panel = PanelSpec.parse(genes if isinstance(genes, str) else tuple(genes))
+    asked = _what(genes, target, labels)
+    if per is None and "columns" in asked:
+        per = "slide" if any(is_metadata(store, c, slides) for c in asked["columns"]) else "tile"
+    if per != "slide" and (tiles_per_slide is not None or pool != "mean"):
+        raise UsageError("tiles_per_slide and pool are of rows per slide: give per='slide'")
     spec = HeadSpec(
-        head=name, options=tuple(sorted(options.items())), panel=panel, target=target,  # type: ignore[arg-type]
-        split=cut, features=wanted, min_counts=min_counts, seed=seed,
+        head=name, options=tuple(sorted(options.items())), split=cut, features=wanted, min_counts=min_counts, seed=seed,
+        bag=BagSpec(tiles=tiles_per_slide, pool=pool) if per == "slide" else None, groups=_names(groups), **asked,
     )  # fmt: skip
     return _fit(
         store, spec, backbone=backbone or only_backbone(store, tiles), tiles=tiles, slides=slides, where=where,
-        save_as=save, replace=replace, progress=progress,
+        region_share=region_share, save_as=save, replace=replace, progress=progress,
     )  # fmt: skip
+
+
+def _what(genes: str | Sequence[str], target: str | Sequence[str], labels: str | LabelSpec | None) -> dict[str, Any]:
+    """Return the fields of a `HeadSpec` that say what is predicted."""
+    if labels is not None:
+        return {"labels": LabelSpec(column=labels) if isinstance(labels, str) else labels}
+    if isinstance(target, str) and target in UNITS:
+        panel = PanelSpec.parse(genes if isinstance(genes, str) else tuple(genes))
+        return {"panel": panel, "target": target}
+    return {"columns": _names(target)}
+
+
+def _names(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    found = tuple(n.strip() for n in given.split(",")) if isinstance(given, str) else tuple(given)
+    if not all(found):
+        raise UsageError(f"{given!r} names a column without a name")
+    return found
 
 
 def predict(

@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import clone
 
 from histostore.errors import DataError, UsageError
+from histostore.head_specs import HeadSpec, PanelSpec, SplitSpec
 from histostore.heads.autoencoder import Autoencoder
 from histostore.heads.decoded import Decoded
 from histostore.heads.decoders import PCA
@@ -12,7 +13,6 @@ from histostore.heads.evaluate import IMAGE, MEAN, cross_validate
 from histostore.heads.nmf import NMF
 from histostore.heads.registry import make
 from histostore.heads.ridge import Ridge
-from histostore.specs import HeadSpec, PanelSpec, SplitSpec
 from histostore.testing.head_contract import HeadContract
 
 

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from histostore.errors import UsageError
+from histostore.head_specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
 from histostore.heads.baselines import PositionKNN
 from histostore.heads.evaluate import BOTH, IMAGE, MEAN, POSITION, cross_validate
 from histostore.heads.features import section_positions
@@ -14,7 +15,6 @@ from histostore.heads.metrics import pearson
 from histostore.heads.panels import choose_genes, targets
 from histostore.heads.ridge import Ridge
 from histostore.heads.splits import inner_folds
-from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
 
 
 def spec(**changes):
@@ -199,3 +199,26 @@ def test_whether_to_average_with_position_is_not_chosen(data):
     with pytest.raises(UsageError, match="same `position`"):
         cross_validate(spec(features=(FeatureSpec(), FeatureSpec(position=True))), **data)
     assert cross_validate(spec(features=(FeatureSpec(position=True),)), **data).method == BOTH
+
+
+def test_a_held_out_group_gets_no_effect_and_it_is_said(data):
+    renn = spec(
+        head="renn", groups=("slide",), options=(("epochs", 2), ("hidden", (8,))), panel=PanelSpec.parse("top-mean:2")
+    )
+    with pytest.warns(UserWarning, match="groups"):
+        out = cross_validate(renn, **data)
+    assert sum("not trained on: effect 0" in note for note in out.report.notes) == 3
+    fold = out.folds[0].chosen["interval"]
+    assert fold["rows of unseen groups"] == len(out.folds[0].rows)
+    assert 0.6 < fold["covered"] <= 1
+
+
+def test_numbers_of_a_table_are_predicted_like_genes(data):
+    table = data["obs"][["x_um"]].assign(half=lambda t: (t["x_um"] / 2).astype(str))
+    table.loc[table.index[:5], "half"] = ""
+    arrays = {"X": data["X"], "obs": data["obs"], "values": table}
+    out = cross_validate(spec(panel=None, columns=("x_um", "half"), options=(("alphas", 10.0),)), **arrays)
+    assert out.report.counts["without x_um or half"] == 5
+    assert out.folds[0].genes == ("x_um", "half")
+    r = out.genes.query("method == @IMAGE").groupby("gene")["mse"].mean()
+    assert r["x_um"] == pytest.approx(4 * r["half"], rel=1e-3)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from histostore.errors import DataError, UsageError
+from histostore.head_specs import FeatureSpec
 from histostore.heads.features import build, section_positions, spatial_context, standardise
-from histostore.specs import FeatureSpec
 
 
 @pytest.fixture

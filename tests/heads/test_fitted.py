@@ -7,10 +7,10 @@ import pytest
 from safetensors.numpy import load, save
 
 from histostore.errors import FormatError, UsageError
-from histostore.heads.fitted import FittedHead, fit_final, head_spec_from_json
+from histostore.head_specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
+from histostore.heads.fitted import FittedHead, fit_final
 from histostore.heads.metrics import pearson
 from histostore.heads.panels import targets
-from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
 
 SPEC = HeadSpec(
     head="ridge",
@@ -40,7 +40,7 @@ def test_it_predicts_slides_it_has_not_seen(head, data, make_cohort):
     out = head.predict(new["X"], new["obs"])
     assert out.shape == (360, 9)
     assert out.dtype == np.float32
-    genes = np.array([data["symbols"].index(g) for g in head.genes])
+    genes = np.array([data["symbols"].index(g) for g in head.names])
     by_image = [i for i, g in enumerate(genes) if g < 9]
     truth = targets(new["counts"], genes, "log1p-cp10k")
     assert pearson(truth, out)[by_image].mean() > 0.3
@@ -51,7 +51,7 @@ def test_it_survives_safetensors_and_json(head, data):
     again = FittedHead.from_state(load(save(arrays)), json.loads(json.dumps(meta, allow_nan=False)))
     assert again.spec == SPEC
     assert again.spec.digest == SPEC.digest
-    assert (again.genes, again.features, again.chosen) == (head.genes, head.features, head.chosen)
+    assert (again.names, again.features, again.chosen) == (head.names, head.features, head.chosen)
     np.testing.assert_array_equal(again.predict(data["X"], data["obs"]), head.predict(data["X"], data["obs"]))
 
 
@@ -92,4 +92,4 @@ def test_baselines_can_be_kept_too(data, name):
 
 
 def test_a_spec_survives_json_with_all_that_is_inside():
-    assert head_spec_from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
+    assert HeadSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC

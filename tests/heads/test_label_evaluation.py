@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from histostore.errors import UsageError
+from histostore.head_specs import FeatureSpec, SplitSpec
 from histostore.heads.classifier import Logistic
 from histostore.heads.label_evaluation import IMAGE, LIBRARY, POSITION, PRIOR, cross_validate_labels
 from histostore.heads.mlp_classifier import MLPClassifier
-from histostore.specs import FeatureSpec, SplitSpec
 
 SPLIT = SplitSpec.parse("leave-one-out:patient")
 

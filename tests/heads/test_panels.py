@@ -7,8 +7,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from histostore.errors import DataError, MissingDependencyError, NotFoundError, UsageError
+from histostore.head_specs import PanelSpec
 from histostore.heads.panels import choose_genes, empty_rows, library_size, targets
-from histostore.specs import PanelSpec
 
 
 @pytest.fixture(scope="module")

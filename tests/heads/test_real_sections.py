@@ -10,8 +10,8 @@ import scipy.sparse as sp
 import timm
 import torch
 
+from histostore.head_specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
 from histostore.heads.evaluate import BOTH, IMAGE, POSITION, cross_validate
-from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
 
 SLIDES = ("C2", "C3", "C4", "C5")
 MPP = 0.688

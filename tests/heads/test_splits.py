@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from histostore.errors import DataError, UsageError
+from histostore.head_specs import SplitSpec
 from histostore.heads.splits import describe, folds, inner_folds, leaks, merge_groups, patients_known
-from histostore.specs import SplitSpec
 
 
 def cohort(slides=6, per_patient=2, rows=10):
@@ -114,3 +114,46 @@ def test_merging_keeps_groups_whole():
     labels = merge_groups(keys, 4, seed=0)
     assert all(len(np.unique(labels[keys == k])) == 1 for k in range(25))
     assert np.ptp(np.bincount(labels)) <= 3
+
+
+def strata(n=120, seed=0):
+    rng = np.random.default_rng(seed)
+    patient = np.array([f"p{i}" for i in rng.integers(0, 40, n)])
+    centre = np.array([f"c{int(p[1:]) % 4}" for p in patient])
+    return pd.DataFrame({"patient": patient, "slide": patient, "centre": centre})
+
+
+def test_stratified_folds_keep_patients_whole_and_centres_even():
+    obs = strata()
+    made = folds(SplitSpec.parse("stratified-kfold:5:centre"), obs)
+    assert sorted(np.concatenate([f.test for f in made]).tolist()) == list(range(len(obs)))
+    share = obs["centre"].value_counts() / 5
+    for fold in made:
+        assert not leaks(obs.iloc[fold.train], obs.iloc[fold.test])
+        held = obs.iloc[fold.test]["centre"].value_counts()
+        assert (held.reindex(share.index, fill_value=0) - share).abs().max() <= 5
+    shuffled = obs.sample(frac=1, random_state=1)
+    again = folds(SplitSpec.parse("stratified-kfold:5:centre"), shuffled)
+    assert [set(shuffled.index[f.test]) for f in again] == [set(f.test) for f in made]
+    assert "each with every centre" in describe(SplitSpec.parse("stratified-kfold:5:centre"), obs, made)
+
+
+def test_squares_are_whole_and_their_buffer_is_out_of_training():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"slide": np.repeat(["a", "b"], 200), "patient": "p"})
+    obs[["x_um", "y_um"]] = rng.uniform(0, 3000, (400, 2))
+    split = SplitSpec.parse("spatial-block:4:1000:150", allow_same_patient=True)
+    made = folds(split, obs)
+    assert sorted(np.concatenate([f.test for f in made]).tolist()) == list(range(400))
+    xy, square = obs[["x_um", "y_um"]].to_numpy(), (obs[["x_um", "y_um"]] // 1000).astype(str).agg("-".join, axis=1)
+    key = (obs["slide"] + square).to_numpy()
+    for fold in made:
+        assert fold.buffered > 0
+        assert not set(key[fold.test]) & set(key[fold.train])
+        for slide in "ab":
+            a, b = (xy[rows[obs["slide"].to_numpy()[rows] == slide]] for rows in (fold.train, fold.test))
+            assert np.linalg.norm(a[:, None] - b[None], axis=2).min() > 150
+    with pytest.raises(UsageError, match="patient"):
+        folds(SplitSpec.parse("spatial-block:4:1000"), obs)
+    with pytest.raises(UsageError, match="smaller squares"):
+        folds(SplitSpec.parse("spatial-block:4:9000", allow_same_patient=True), obs.iloc[:200])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from histostore.cli.common import show
 from histostore.cli.progress import Line
 from histostore.errors import ConflictError
-from histostore.specs import FeatureSpec, TileSpec
+from histostore.head_specs import FeatureSpec
+from histostore.specs import TileSpec
 
 if TYPE_CHECKING:
     import argparse
@@ -58,7 +59,7 @@ def demo(args: argparse.Namespace) -> None:
     step("predict, search, export")
     hs.tl.predict(store, "demo-ridge")
     spot = str(hs.get.obs(store, slides=["A1"], tiles="spots")["barcode"].iloc[0])
-    hits = hs.tl.search(store, slide="A1", spot=spot, k=11, exclude_same="patient", columns=("patient", "region_A1"))
+    hits = hs.tl.search(store, slide="A1", spot=spot, k=11, exclude_same="patient", columns=("patient", "region_annotations"))
     adata = result.data.view.to_adata()
     write_adata(adata, folder / "demo.h5ad")
     step("report")

@@ -187,8 +187,25 @@ def _fit(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--genes", default="top-variance:50", metavar="PANEL", help="top-variance:K, top-mean:K, hvg:K, all:SHARE, A,B"
     )
-    p.add_argument("--target", choices=("log1p-cp10k", "log1p"), default="log1p-cp10k")
-    p.add_argument("--split", default="leave-one-out:patient", help="leave-one-out:COL or group-kfold:N:COL")
+    p.add_argument(
+        "--target", default="log1p-cp10k", metavar="UNIT|COLS",
+        help="unit of the genes (log1p-cp10k, log1p, log-share, counts), or numeric columns to predict instead",
+    )  # fmt: skip
+    p.add_argument("--label", metavar="COL", help="predict the classes of an obs column (cluster, region_NAME, organ)")
+    p.add_argument("--positive", metavar="A,B", help="values of --label that are the positive class")
+    p.add_argument("--negative", metavar="A,B", help="the only values that are negative (default: all others)")
+    p.add_argument("--ignore", metavar="A,B", help="values of --label that say nothing")
+    p.add_argument("--negatives-per-positive", type=float, metavar="N", help="draw so many negatives per slide")
+    p.add_argument("--region-share", type=float, metavar="SHARE", help="polygons label tiles they cover so far")
+    p.add_argument("--groups", metavar="COLS", help="columns of the random effects (renn)")
+    p.add_argument("--per", choices=("tile", "slide"), help="rows (default: slide where --target is metadata)")
+    p.add_argument("--tiles-per-slide", type=_whole(1), metavar="N", help="draw so many tiles per slide, by --seed")
+    p.add_argument("--pool", choices=("mean", "tiles"), default="mean", help="how tiles become a row per slide")
+    p.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="an option of the head")
+    p.add_argument(
+        "--split", default="leave-one-out:patient", metavar="SPLIT",
+        help="leave-one-out:COL, group-kfold:N:COL, stratified-kfold:N:COL, spatial-block:N:UM[:BUFFER]",
+    )  # fmt: skip
     p.add_argument("--allow-same-patient", action="store_true", help="permit one patient on both sides (it is said)")
     p.add_argument("--min-counts", type=_whole(0), default=0, metavar="N", help="leave out spots with fewer counts")
     p.add_argument("--min-genes", type=int, default=0, metavar="N", help="leave out spots with fewer genes seen")

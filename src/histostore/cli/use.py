@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from histostore.cli.common import chosen_slides, each, names, show, target, the_store
 from histostore.cli.progress import Line
 from histostore.errors import UsageError
-from histostore.specs import FeatureSpec, SplitSpec
+from histostore.head_specs import FeatureSpec, LabelSpec, SplitSpec
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +34,7 @@ MAX_SIGMA_UM = 20_000.0
 def fit(args: argparse.Namespace) -> None:
     """Train and score a head."""
     from histostore import tl
+    from histostore.heads.registry import make, parse_options
     from histostore.stages.search import only_backbone
 
     store, report = the_store(args, writing=args.save is not None), target(args.report)
@@ -45,8 +46,11 @@ def fit(args: argparse.Namespace) -> None:
     if args.min_genes:
         where = f"({where}) and n_genes >= {args.min_genes}" if where else f"n_genes >= {args.min_genes}"
     save = None if args.save is None else args.save or f"{args.head}-{backbone}"
+    head = make(args.head, parse_options(args.set)) if args.set else args.head
     result = tl.fit(
-        store, args.head, genes=args.genes, split=SplitSpec.parse(args.split, seed=args.seed), backbone=backbone,
+        store, head, genes=args.genes, labels=_labels(args), groups=args.groups, per=args.per,
+        tiles_per_slide=args.tiles_per_slide, pool=args.pool, region_share=args.region_share,
+        split=SplitSpec.parse(args.split, seed=args.seed), backbone=backbone,
         tiles=args.tiles, slides=names(args.slides), where=where, features=features, target=args.target,
         min_counts=args.min_counts, allow_same_patient=args.allow_same_patient, seed=args.seed, save=save,
         replace=args.replace, progress=Line(),
@@ -57,6 +61,23 @@ def fit(args: argparse.Namespace) -> None:
         fit_report(report, store, result)
     value = result.evaluation.to_json() | {"left_out": dict(result.left_out), "head": result.name}
     show(value, _fit_text(result, args), args)
+
+
+def _labels(args: argparse.Namespace) -> LabelSpec | None:
+    if args.label is None:
+        for option in ("positive", "negative", "ignore", "negatives_per_positive", "region_share"):
+            if getattr(args, option) is not None:
+                raise UsageError(f"--{option.replace('_', '-')} is of classes: name their column with --label")
+        return None
+    positive, negative, ignore = (_tuple(v) for v in (args.positive, args.negative, args.ignore))
+    return LabelSpec(
+        column=args.label, positive=positive, negative=negative, ignore=ignore,
+        negatives_per_positive=args.negatives_per_positive,
+    )  # fmt: skip
+
+
+def _tuple(text: str | None) -> tuple[str, ...] | None:
+    return tuple(names(text) or ()) or None
 
 
 def _sigmas(text: str) -> tuple[float, ...]:
@@ -70,17 +91,25 @@ def _sigmas(text: str) -> tuple[float, ...]:
 
 
 def _fit_text(result: FitResult, args: argparse.Namespace) -> str:
+    from histostore.heads.label_evaluation import LabelEvaluation
     from histostore.stages.pictures import score_table
 
     evaluation = result.evaluation
-    wide = score_table(evaluation)
-    for metric in ("spearman", "mse", "r2"):
-        wide[f"{metric} (mean)"] = evaluation.summary[metric]
+    if isinstance(evaluation, LabelEvaluation):
+        what = f"classes of {args.label} ({', '.join(evaluation.classes)}), mean over held-out folds"
+        wide = evaluation.summary
+    else:
+        what = f"{args.genes if result.spec.task == 'genes' else args.target}, mean Pearson r by held-out fold"
+        wide = score_table(evaluation)
+        for metric in ("spearman", "mse", "r2"):
+            wide[f"{metric} (mean)"] = evaluation.summary[metric]
     lines = [
-        f"{args.head} on {args.genes}, mean Pearson r over genes by held-out fold",
+        f"{args.head} on {what}",
         f"split: {evaluation.split_text}",
         wide.to_string(float_format=lambda v: f"{v:.3f}"),
     ]
+    if isinstance(evaluation, LabelEvaluation):
+        lines.append(f"confusion (rows: truth): {evaluation.confusion.tolist()}")
     lines += [f"  fold {f.name}: {_chosen(f.chosen)}" for f in evaluation.folds]
     counts = {**result.left_out, **evaluation.report.counts}
     lines += ["rows: " + ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)]
@@ -93,6 +122,8 @@ def _fit_text(result: FitResult, args: argparse.Namespace) -> str:
 def _chosen(chosen: dict[str, Any]) -> str:
     features = chosen.get("features") or {}
     parts = [f"alpha {chosen['alpha']:g}"] if "alpha" in chosen else []
+    parts += [f"threshold {chosen['threshold']:.3g}"] if "threshold" in chosen else []
+    parts += [f"{chosen['interval']['covered']:.0%} in the 90 % interval"] if "interval" in chosen else []
     if features.get("context_um"):
         parts.append("context " + ", ".join(f"{v:g} µm" for v in features["context_um"]))
     parts.append(f"standardised per {features['standardise']}" if features.get("standardise") == "slide" else "as is")

@@ -15,10 +15,10 @@ import pandas as pd
 
 from histostore.errors import DataError
 from histostore.heads.baselines import PositionKNN, TrainingMean
-from histostore.heads.metrics import METRICS, mean_defined, per_gene
-from histostore.heads.panels import targets
+from histostore.heads.metrics import METRICS, json_lines, mean_defined, per_gene
 from histostore.heads.registry import head_class
 from histostore.heads.splits import describe, folds, leaks
+from histostore.heads.targets import targets_of
 from histostore.heads.training import Cohort, Turn, train
 from histostore.tables import Report
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histostore.head_specs import HeadSpec
     from histostore.heads.training import Trained
     from histostore.progress import Progress
-    from histostore.specs import HeadSpec
 
 MEAN = "training mean"
 POSITION = "position"
@@ -85,8 +85,8 @@ class Evaluation:
             "spec": self.spec.to_json(),
             "split": self.split_text,
             "method": self.method,
-            "summary": _records(self.summary.reset_index()),
-            "slides": _records(self.slides),
+            "summary": json_lines(self.summary.reset_index()),
+            "slides": json_lines(self.slides),
             "folds": [
                 {
                     "name": f.name,
@@ -105,9 +105,10 @@ def cross_validate(
     spec: HeadSpec,
     *,
     X: NDArray[Any],
-    counts: Any,
-    symbols: Sequence[str],
     obs: pd.DataFrame,
+    counts: Any = None,
+    symbols: Sequence[str] | None = None,
+    values: pd.DataFrame | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Train and score a head on rows it has not seen.
@@ -118,13 +119,13 @@ def cross_validate(
         Head, panel, target, split and features.
     X
         ``(n, d)`` embeddings; NaN rows (unreadable tiles) are left out and counted.
-    counts
-        ``(n, g)`` raw counts, sparse or dense.
-    symbols
-        ``(g,)`` unique gene names.
     obs
-        ``n`` lines: ``slide``, the column to split by, ``patient``, and ``x_um``, ``y_um`` for context and for the
-        position baseline (left out, and said so, where they are missing).
+        ``n`` lines: ``slide``, the columns to split and group by, ``patient``, and ``x_um``, ``y_um`` for context and
+        for the position baseline (left out, and said so, where they are missing).
+    counts, symbols
+        ``(n, g)`` raw counts, sparse or dense, and ``(g,)`` unique gene names, where the spec predicts genes.
+    values
+        ``n`` lines of the numbers to predict, where it predicts columns; rows without one are left out and counted.
 
     Raises
     ------
@@ -133,7 +134,8 @@ def cross_validate(
     NotFoundError
         Unknown head, or a listed gene that is not there.
     """
-    cohort = Cohort.of(X=X, counts=counts, symbols=symbols, obs=obs, min_counts=spec.min_counts)
+    targets = targets_of(spec, counts=counts, symbols=symbols, values=values)
+    cohort = Cohort.of(spec, X=X, targets=targets, obs=obs)
     used = cohort.obs.iloc[cohort.usable]
     cut = folds(spec.split, used)
     turns = [Turn(cohort.usable[f.train], cohort.usable[f.test], f.name) for f in cut]
@@ -172,7 +174,7 @@ def _result(
     spec: HeadSpec, cohort: Cohort, one: Trained, positions: NDArray[np.float64] | None, sees: str
 ) -> FoldResult:
     train_rows, test_rows = one.turn.train, one.turn.test
-    truth = targets(cohort.counts[test_rows], one.genes, spec.target)
+    truth = cohort.targets.values(test_rows, one.columns)
     mean = TrainingMean().fit(np.zeros((len(train_rows), 1)), one.y_train)
     predictions = {MEAN: mean.predict(np.zeros((len(test_rows), 1)))}
     assert one.predicted is not None
@@ -192,11 +194,21 @@ def _result(
         name=one.turn.name,
         n_train=len(train_rows),
         rows=test_rows,
-        genes=tuple(cohort.symbols[g] for g in one.genes),
+        genes=tuple(cohort.targets.names[c] for c in one.columns),
         truth=truth,
         predictions=predictions,
-        chosen=chosen(one),
+        chosen=chosen(one) | _coverage(one, truth),
     )
+
+
+def _coverage(one: Trained, truth: NDArray[np.float32]) -> dict[str, Any]:
+    """Return how often the truth lies in the 90 % interval, for heads that give one."""
+    if one.limits is None:
+        return {}
+    low, high = one.limits
+    inside = (truth >= low) & (truth <= high)
+    return {"interval": {**(one.interval or {}), "level": 0.9, "covered": float(inside.mean()),
+                         "mean width": float((high - low).mean())}}  # fmt: skip
 
 
 def chosen(one: Trained) -> dict[str, Any]:
@@ -207,6 +219,8 @@ def chosen(one: Trained) -> dict[str, Any]:
         out["alpha"] = float(alpha)
     if np.isfinite(one.score):
         out["inner_score"] = float(one.score)
+    if one.interval is not None:
+        out["interval"] = one.interval
     return out
 
 
@@ -254,14 +268,15 @@ def _notes(spec: HeadSpec, cohort: Cohort, learned: list[Trained]) -> list[str]:
     if shared and any(f.context_um or f.standardise == "slide" for f in spec.features):
         notes.append(f"{len(shared)} slides lie on both sides: context and per-slide scale see across the split")
     for one in learned:
+        notes += [f"fold {one.turn.name}: {note}" for note in getattr(one.head, "notes_", ())]
+        unseen = (one.interval or {}).get("rows of unseen groups")
+        if unseen:
+            share = f"{unseen} of {len(one.turn.test)} rows"
+            notes.append(f"fold {one.turn.name}: {share} are of groups not trained on: effect 0, a wider interval")
         alphas = np.atleast_1d(getattr(one.head, "alphas", ()))
         if len(alphas) > 1 and getattr(one.head, "alpha_", None) in (min(alphas), max(alphas)):
             notes.append(f"fold {one.turn.name}: alpha {one.head.alpha_:g} is at the end of the grid")  # type: ignore[union-attr]
     return notes
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_plain(line) for line in table.to_dict(orient="records")]
 
 
 def _plain(line: dict[Any, Any]) -> dict[str, Any]:

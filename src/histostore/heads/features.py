@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histostore.specs import FeatureSpec
+    from histostore.head_specs import FeatureSpec
 
 REACH = 4.0
 """Neighbours farther than this many sigmas weigh nothing (e⁻⁸ of the centre)."""

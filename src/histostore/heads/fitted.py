@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.errors import FormatError, UsageError
+from histostore.head_specs import FeatureSpec, HeadSpec
 from histostore.heads.baselines import PositionKNN
-from histostore.heads.estimator import as_rows, finite_rows
+from histostore.heads.classifier import Classifier
+from histostore.heads.estimator import as_rows
 from histostore.heads.evaluate import average, chosen
-from histostore.heads.registry import head_class
-from histostore.heads.training import Cohort, Turn, inputs, places, train
-from histostore.specs import FeatureSpec, HeadSpec, PanelSpec, SplitSpec
+from histostore.heads.label_evaluation import train_labels
+from histostore.heads.registry import check_task, head_class, make
+from histostore.heads.targets import targets_of
+from histostore.heads.training import Cohort, Turn, effects_of, inputs, places, predict_head, readable_rows, train
 from histostore.tables import Report
 
 if TYPE_CHECKING:
@@ -33,8 +36,8 @@ class FittedHead:
     """A head trained on all usable rows of a cohort."""
 
     spec: HeadSpec
-    genes: tuple[str, ...]
-    """``(t,)`` what it predicts, in the order of the columns."""
+    names: tuple[str, ...]
+    """``(t,)`` what it predicts, in the order of the columns: genes, table columns, or classes (probabilities)."""
     n_features: int
     """Width of the embeddings it takes."""
     features: FeatureSpec
@@ -66,11 +69,20 @@ class FittedHead:
             msg = f"X has {X.shape[1]} features and this head was trained on {self.n_features}: use its backbone"
             raise UsageError(msg)
         slide, xy = places(obs)
-        out = self.estimator.predict(inputs(_sees(self.estimator), self.features, X, slide, xy))
+        if isinstance(self.estimator, Classifier):
+            return self.estimator.predict_proba(inputs("embeddings", self.features, X, slide, xy))
+        known = bool(self.spec.groups) and all(g in obs for g in self.spec.groups or ())
+        effects = effects_of(self.spec, obs) if known else None
+        out = predict_head(self.estimator, inputs(_sees(self.estimator), self.features, X, slide, xy), effects)
         if self.position is not None:
             out = average(out, self.position.predict(inputs("positions", self.features, X, slide, xy)))
-        out[~finite_rows(X)] = np.nan
+        out[~readable_rows(self.spec, X)] = np.nan
         return out
+
+    @property
+    def threshold(self) -> float | None:
+        """Of a classifier: the probability from which the positive (last) of two classes is called."""
+        return self.estimator.threshold_ if isinstance(self.estimator, Classifier) else None
 
     def to_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return arrays (for safetensors) and plain JSON."""
@@ -83,7 +95,7 @@ class FittedHead:
         return state, {
             "version": STATE_VERSION,
             "spec": self.spec.to_json(),
-            "genes": list(self.genes),
+            "genes": list(self.names),
             "n_features": self.n_features,
             "features": self.features.to_json(),
             "head": meta,
@@ -98,13 +110,13 @@ class FittedHead:
         if meta.get("version") != STATE_VERSION:
             msg = f"head state of version {meta.get('version')!r}; this histostore reads {STATE_VERSION}"
             raise FormatError(msg)
-        spec = head_spec_from_json(meta["spec"])
+        spec = HeadSpec.from_json(meta["spec"])
         position = None
         if meta["position"] is not None:
             position = PositionKNN.from_state(_under(arrays, "position."), meta["position"])
         return cls(
             spec=spec,
-            genes=tuple(meta["genes"]),
+            names=tuple(meta["genes"]),
             n_features=int(meta["n_features"]),
             features=FeatureSpec.from_json(meta["features"]),
             estimator=head_class(spec.head).from_state(_under(arrays, "head."), meta["head"]),
@@ -118,9 +130,10 @@ def fit_final(
     spec: HeadSpec,
     *,
     X: NDArray[Any],
-    counts: Any,
-    symbols: Sequence[str],
     obs: pd.DataFrame,
+    counts: Any = None,
+    symbols: Sequence[str] | None = None,
+    values: pd.DataFrame | None = None,
     progress: Progress | None = None,
 ) -> FittedHead:
     """Train a head on all usable rows; panel, features and penalty are chosen there by inner folds.
@@ -128,7 +141,8 @@ def fit_final(
     Takes what `histostore.heads.evaluate.cross_validate` takes. Its quality on new slides is what that says, not how
     well it fits these rows.
     """
-    cohort = Cohort.of(X=X, counts=counts, symbols=symbols, obs=obs, min_counts=spec.min_counts)
+    targets = targets_of(spec, counts=counts, symbols=symbols, values=values)
+    cohort = Cohort.of(spec, X=X, targets=targets, obs=obs)
     nothing = np.empty(0, np.int64)
     (one,) = train(spec, cohort, [Turn(cohort.usable, nothing, "all")], progress)
     assert one.features is not None
@@ -139,7 +153,7 @@ def fit_final(
         position = PositionKNN().fit(positions[cohort.usable], one.y_train)
     return FittedHead(
         spec=spec,
-        genes=tuple(cohort.symbols[g] for g in one.genes),
+        names=tuple(targets.names[c] for c in one.columns),
         n_features=cohort.X.shape[1],
         features=one.features,
         estimator=one.head,
@@ -149,16 +163,38 @@ def fit_final(
     )
 
 
-def head_spec_from_json(value: Mapping[str, Any]) -> HeadSpec:
-    """Return the `HeadSpec` whose `to_json` this is, the specs inside it included."""
-    plain = dict(value)
-    nested: dict[str, Any] = {
-        "panel": PanelSpec.from_json(plain.pop("panel")),
-        "split": SplitSpec.from_json(plain.pop("split")),
-        "features": tuple(FeatureSpec.from_json(f) for f in plain.pop("features", [{}])),
-        "options": tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in plain.pop("options", ())),
-    }
-    return HeadSpec.from_json({**plain, **nested})
+def fit_final_labels(
+    spec: HeadSpec, *, X: NDArray[Any], labels: Any, obs: pd.DataFrame, classes: Sequence[str] | None = None
+) -> FittedHead:
+    """Train a classifier on all rows that have a label; see `fit_final`."""
+    head = classifier(spec, classes)
+    made = train_labels(head, X=X, labels=labels, obs=obs, by=spec.split.by, features=spec.features, seed=spec.seed)
+    return FittedHead(
+        spec=spec,
+        names=made.head.classes_,
+        n_features=X.shape[1],
+        features=made.features,
+        estimator=made.head,
+        position=None,
+        chosen=made.chosen,
+        report=made.report,
+    )
+
+
+def classifier(spec: HeadSpec, classes: Sequence[str] | None = None) -> Classifier:
+    """Return the unfitted classifier of a spec.
+
+    Raises
+    ------
+    UsageError
+        Its head predicts numbers.
+    """
+    check_task(spec.head, "labels")
+    head: Any = make(spec.head, spec.options, seed=spec.seed)
+    if classes is not None and head.classes is None:
+        head.set_params(classes=tuple(classes))
+    made: Classifier = head
+    return made
 
 
 def _sees(head: Head) -> str:

@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 
 from histostore.errors import UsageError
+from histostore.head_specs import FeatureSpec
 from histostore.heads import features as feature_steps
 from histostore.heads.baselines import PositionKNN, TrainingMean
 from histostore.heads.class_metrics import CLASS_METRICS, class_metrics, confusion
 from histostore.heads.classifier import Logistic, as_labels, code_labels, missing_labels
 from histostore.heads.estimator import as_rows, finite_rows
+from histostore.heads.metrics import json_lines
 from histostore.heads.splits import describe, folds, inner_folds, leaks
 from histostore.heads.training import places
-from histostore.specs import FeatureSpec
 from histostore.tables import Report
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histostore.head_specs import SplitSpec
     from histostore.heads.classifier import Classifier
     from histostore.heads.splits import Fold
-    from histostore.specs import SplitSpec
 
     type Rows = NDArray[np.int64]
 
@@ -77,6 +78,24 @@ class LabelEvaluation:
         """Return one number of the summary."""
         return float(self.summary[metric][method])
 
+    @property
+    def method(self) -> str:
+        """Which line of the table is the head."""
+        return IMAGE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the rows' probabilities as plain JSON; NaN becomes null."""
+        return {
+            "classes": list(self.classes),
+            "split": self.split_text,
+            "method": self.method,
+            "summary": json_lines(self.summary.reset_index()),
+            "slides": json_lines(self.slides),
+            "confusion": self.confusion.tolist(),
+            "folds": [{"name": f.name, "n_train": f.n_train, "n_test": len(f.rows), **f.chosen} for f in self.folds],
+            "report": self.report.to_json(),
+        }
+
     def by_fold(self, method: str = IMAGE, metric: str = "auroc") -> dict[str, float]:
         """Return each fold's mean over its slides."""
         part = self.slides[self.slides["method"] == method]
@@ -117,56 +136,50 @@ def cross_validate_labels(
         Arrays that do not fit together, a label that is no class, a training fold of one class only, a split that leaks
         patients without leave.
     """
-    X, names = as_rows(X, "X"), np.asarray(labels, dtype=object)
-    if not len(X) == len(names) == len(obs):
-        msg = f"X has {len(X)} rows, labels {len(names)} and obs {len(obs)}: align them by id first"
-        raise UsageError(msg)
-    if not features:
-        msg = "no feature specs: give at least one"
-        raise UsageError(msg)
-    obs = obs.reset_index(drop=True)
-    slide, xy = places(obs)
-    readable, unlabelled = finite_rows(X), missing_labels(names)
-    usable = np.flatnonzero(readable & ~unlabelled)
-    if not len(usable):
-        msg = f"none of {len(X)} rows has both an embedding and a label"
-        raise UsageError(msg)
-    cut = folds(split, obs.iloc[usable])
-    classes, known = code_labels(as_labels(names[usable]), head.classes)
-    codes = np.full(len(X), -1, np.int64)
-    codes[usable] = known
-    cohort = _Cohort(
-        classes=classes,
-        codes=codes,
-        obs=obs,
-        features=tuple(features),
-        built=tuple(feature_steps.build(spec, X, slide, xy)[0] for spec in features),
-        positions=None if xy is None else feature_steps.section_positions(xy, slide),
-        library=None if library is None else _log_library(library, len(X)),
-        inner_by=split.by,
-        seed=seed,
-    )
-    results = [_fold(head, cohort, fold.name, usable[fold.train], usable[fold.test]) for fold in cut]
-    slides = pd.concat([_slide_lines(r, slide, classes) for r in results], ignore_index=True)
-    table = np.sum([confusion(r.truth, r.guess[IMAGE], len(classes)) for r in results], axis=0)
-    counts = {
-        "rows": len(X),
-        "used": len(usable),
-        "unreadable": int((~readable).sum()),
-        "without a label": int((readable & unlabelled).sum()),
-    }
+    cohort = _Cohort.of(head, X=X, labels=labels, obs=obs, by=split.by, features=features, library=library, seed=seed)
+    used = cohort.obs.iloc[cohort.usable]
+    cut = folds(split, used)
+    results = [_fold(head, cohort, f.name, cohort.usable[f.train], cohort.usable[f.test]) for f in cut]
+    slides = pd.concat([_slide_lines(r, cohort.slide, cohort.classes) for r in results], ignore_index=True)
+    table = np.sum([confusion(r.truth, r.guess[IMAGE], len(cohort.classes)) for r in results], axis=0)
     return LabelEvaluation(
-        classes=classes,
-        split_text=describe(split, obs.iloc[usable], cut),
+        classes=cohort.classes,
+        split_text=describe(split, used, cut),
         folds=tuple(results),
         slides=slides,
         summary=_summary(slides),
         confusion=table,
-        report=Report(
-            {k: v for k, v in counts.items() if v or k in ("rows", "used")},
-            tuple(_notes(cohort, results, cut, usable)),
-        ),
+        report=cohort.report.merged(Report(notes=tuple(_notes(cohort, results, cut)))),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedClassifier:
+    """A classifier trained on all rows that have a label."""
+
+    head: Classifier
+    features: FeatureSpec
+    chosen: dict[str, Any]
+    report: Report
+
+
+def train_labels(
+    head: Classifier,
+    *,
+    X: NDArray[Any],
+    labels: Any,
+    obs: pd.DataFrame,
+    by: str,
+    features: Sequence[FeatureSpec] = (FeatureSpec(),),
+    seed: int = 0,
+) -> TrainedClassifier:
+    """Train on all rows; features and settings are chosen by inner folds of whole values of `by`.
+
+    The other parameters are those of `cross_validate_labels`.
+    """
+    cohort = _Cohort.of(head, X=X, labels=labels, obs=obs, by=by, features=features, library=None, seed=seed)
+    made, best, chosen = _train(head, cohort, cohort.usable)
+    return TrainedClassifier(made, cohort.features[best], chosen, cohort.report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -174,16 +187,66 @@ class _Cohort:
     classes: tuple[str, ...]
     codes: Rows
     """-1 where a row is not used."""
+    usable: Rows
     obs: pd.DataFrame
+    slide: NDArray[Any]
     features: tuple[FeatureSpec, ...]
     built: tuple[NDArray[np.float32], ...]
     positions: NDArray[np.float64] | None
     library: NDArray[np.float64] | None
     inner_by: str
     seed: int
+    report: Report
+
+    @classmethod
+    def of(
+        cls,
+        head: Classifier,
+        *,
+        X: NDArray[Any],
+        labels: Any,
+        obs: pd.DataFrame,
+        by: str,
+        features: Sequence[FeatureSpec],
+        library: NDArray[Any] | None,
+        seed: int,
+    ) -> _Cohort:
+        X, names = as_rows(X, "X"), np.asarray(labels, dtype=object)
+        if not len(X) == len(names) == len(obs):
+            msg = f"X has {len(X)} rows, labels {len(names)} and obs {len(obs)}: align them by id first"
+            raise UsageError(msg)
+        if not features:
+            msg = "no feature specs: give at least one"
+            raise UsageError(msg)
+        obs = obs.reset_index(drop=True)
+        slide, xy = places(obs)
+        readable, unlabelled = finite_rows(X), missing_labels(names)
+        usable = np.flatnonzero(readable & ~unlabelled)
+        if not len(usable):
+            msg = f"none of {len(X)} rows has both an embedding and a label"
+            raise UsageError(msg)
+        classes, known = code_labels(as_labels(names[usable]), head.classes)
+        codes = np.full(len(X), -1, np.int64)
+        codes[usable] = known
+        counts = {"unreadable": int((~readable).sum()), "without a label": int((readable & unlabelled).sum())}
+        return cls(
+            classes=classes,
+            codes=codes,
+            usable=usable,
+            obs=obs,
+            slide=slide,
+            features=tuple(features),
+            built=tuple(feature_steps.build(spec, X, slide, xy)[0] for spec in features),
+            positions=None if xy is None else feature_steps.section_positions(xy, slide),
+            library=None if library is None else _log_library(library, len(X)),
+            inner_by=by,
+            seed=seed,
+            report=Report({"rows": len(X), "used": len(usable), **{k: v for k, v in counts.items() if v}}),
+        )
 
 
-def _fold(head: Classifier, cohort: _Cohort, name: str, train: Rows, test: Rows) -> LabelFold:
+def _train(head: Classifier, cohort: _Cohort, train: Rows) -> tuple[Classifier, int, dict[str, Any]]:
+    """Return a classifier of these rows, which features it chose, and all that was chosen."""
     inner, text = None, "nothing to choose"
     if len(cohort.built) > 1 or head.tunes:
         inner, text = inner_folds(cohort.obs.iloc[train], cohort.inner_by, seed=cohort.seed)
@@ -194,19 +257,24 @@ def _fold(head: Classifier, cohort: _Cohort, name: str, train: Rows, test: Rows)
         msg = "choosing features needs a head with something else to choose (several C, a calibration, a threshold)"
         raise UsageError(msg)
     best = int(np.argmax(scores)) if len(made) > 1 else 0
-    image = made[best]
-    probabilities = _baselines(cohort, train, test, y)
+    one = made[best]
+    chosen = {
+        "features": cohort.features[best].to_json(),
+        "setting": one.chosen_,
+        "threshold": one.threshold_,
+        "inner": text,
+        "inner_score": None if np.isnan(one.inner_score_) else one.inner_score_,
+        "notes": list(one.notes_),
+    }
+    return one, best, chosen
+
+
+def _fold(head: Classifier, cohort: _Cohort, name: str, train: Rows, test: Rows) -> LabelFold:
+    image, best, chosen = _train(head, cohort, train)
+    probabilities = _baselines(cohort, train, test)
     probabilities[IMAGE] = image.predict_proba(cohort.built[best][test])
     guess = {method: p.argmax(1).astype(np.int64) for method, p in probabilities.items()}
     guess[IMAGE] = image.decide_codes(probabilities[IMAGE])
-    chosen = {
-        "features": cohort.features[best].to_json(),
-        "setting": image.chosen_,
-        "threshold": image.threshold_,
-        "inner": text,
-        "inner_score": None if np.isnan(image.inner_score_) else image.inner_score_,
-        "notes": list(image.notes_),
-    }
     return LabelFold(
         name=name,
         n_train=len(train),
@@ -218,7 +286,7 @@ def _fold(head: Classifier, cohort: _Cohort, name: str, train: Rows, test: Rows)
     )
 
 
-def _baselines(cohort: _Cohort, train: Rows, test: Rows, y: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+def _baselines(cohort: _Cohort, train: Rows, test: Rows) -> dict[str, NDArray[np.float32]]:
     """Return what the training rows' classes, positions and library sizes alone say of the test rows."""
     shares = np.eye(len(cohort.classes), dtype=np.float32)[cohort.codes[train]]
     prior = TrainingMean().fit(np.zeros((len(train), 1)), shares)
@@ -226,6 +294,7 @@ def _baselines(cohort: _Cohort, train: Rows, test: Rows, y: NDArray[Any]) -> dic
     if cohort.positions is not None:
         out[POSITION] = PositionKNN().fit(cohort.positions[train], shares).predict(cohort.positions[test])
     if cohort.library is not None:
+        y = np.array(cohort.classes)[cohort.codes[train]]
         alone = Logistic(1.0, classes=cohort.classes).fit(cohort.library[train], y)
         out[LIBRARY] = alone.predict_proba(cohort.library[test])
     return out
@@ -261,13 +330,13 @@ def _summary(slides: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")
 
 
-def _notes(cohort: _Cohort, results: list[LabelFold], cut: list[Fold], usable: Rows) -> list[str]:
+def _notes(cohort: _Cohort, results: list[LabelFold], cut: list[Fold]) -> list[str]:
     notes = []
     if cohort.positions is None:
         notes.append("no x_um, y_um in obs: no position baseline")
     if cohort.library is None:
         notes.append("no library sizes: no library size baseline")
-    used = cohort.obs.iloc[usable]
+    used = cohort.obs.iloc[cohort.usable]
     shared = {s for f in cut for s in leaks(used.iloc[f.train], used.iloc[f.test]).get("slide", ())}
     if shared and any(f.context_um or f.standardise == "slide" for f in cohort.features):
         notes.append(f"{len(shared)} slides lie on both sides: context and per-slide scale see across the split")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.stats import rankdata
 from histostore.errors import UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
 METRICS = ("pearson", "spearman", "mse", "mae", "r2")
@@ -73,3 +75,11 @@ def _constant(values: NDArray[Any]) -> NDArray[np.bool_]:
     low, high = values.min(0), values.max(0)
     flat: NDArray[np.bool_] = (high - low) <= 1e-6 * np.maximum(np.abs(low), np.abs(high))
     return flat
+
+
+def json_lines(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table's lines as plain JSON; what is not finite becomes null."""
+    return [
+        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        for line in table.to_dict(orient="records")
+    ]

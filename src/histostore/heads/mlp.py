@@ -92,6 +92,11 @@ class MLP(Estimator):
         """Training stops by groups held out."""
         return True
 
+    @property
+    def wants_library(self) -> bool:
+        """Whether library sizes are an offset in training."""
+        return self.loss != "mse"
+
     def fit(
         self,
         X: NDArray[Any],

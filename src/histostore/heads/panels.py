@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histostore.specs import PanelSpec
+    from histostore.head_specs import PanelSpec, Unit
 
     type Csr = sp.csr_array
 
@@ -85,7 +85,7 @@ def choose_genes(panel: PanelSpec, counts: Any, symbols: Sequence[str]) -> NDArr
     return np.lexsort((names, -np.round(scores, 10)))[:k].astype(np.int64)
 
 
-def targets(counts: Any, genes: NDArray[np.int64], kind: Literal["log1p-cp10k", "log1p"]) -> NDArray[np.float32]:
+def targets(counts: Any, genes: NDArray[np.int64], kind: Unit) -> NDArray[np.float32]:
     """Return what a head is trained on.
 
     Parameters
@@ -95,15 +95,20 @@ def targets(counts: Any, genes: NDArray[np.int64], kind: Literal["log1p-cp10k", 
     genes
         ``(t,)`` columns wanted.
     kind
-        log(1 + counts per 10,000), or log(1 + counts).
+        ``log1p-cp10k``, log(1 + counts per 10,000); ``log1p``, log(1 + counts); ``log-share``, log((1 + count) / (g +
+        library)), the unit of ST-Net (He et al., Nature Biomedical Engineering 4, 827 (2020)); or ``counts``.
 
     Returns
     -------
     numpy.ndarray
-        ``(n, t)`` float32. A row without any counts is zero, never NaN; `empty_rows` counts them.
+        ``(n, t)`` float32. A row without any counts is that of zero counts, never NaN; `empty_rows` counts them.
     """
-    dense: NDArray[np.float32] = normalise(as_counts(counts), kind)[:, genes].toarray().astype(np.float32)
-    return dense
+    matrix = as_counts(counts)
+    chosen = (normalise(matrix, kind) if kind == "log1p" or kind == "log1p-cp10k" else matrix)[:, genes]
+    dense: NDArray[np.float64] = chosen.toarray().astype(np.float64)
+    if kind == "log-share":
+        dense = np.log1p(dense) - np.log(matrix.shape[1] + library_size(matrix))[:, None]
+    return dense.astype(np.float32)
 
 
 def normalise(counts: Any, kind: Literal["log1p-cp10k", "log1p"]) -> Csr:

@@ -26,6 +26,8 @@ _OWN = {
     "decoded": "histostore.heads.decoded:Decoded",
     "position-knn": "histostore.heads.baselines:PositionKNN",
     "renn": "histostore.heads.mixed.renn:RENN",
+    "logistic": "histostore.heads.classifier:Logistic",
+    "mlp-classifier": "histostore.heads.mlp_classifier:MLPClassifier",
 }
 """Names and where they live: imported when asked for."""
 
@@ -52,6 +54,16 @@ def head_class(name: str) -> type[Head]:
         return loaded
     msg = f"no head '{name}' (there are {', '.join(names())}){near(name, names())}"
     raise NotFoundError(msg)
+
+
+def check_task(name: str, task: str) -> None:
+    """Refuse a classifier for numbers, and the other way round."""
+    classifies = hasattr(head_class(name), "predict_proba")
+    if classifies != (task == "labels"):
+        kind, other = ("classes", "numbers") if classifies else ("numbers", "classes")
+        right = [n for n in sorted(_OWN) if hasattr(head_class(n), "predict_proba") != classifies]
+        msg = f"head '{name}' predicts {kind} and {other} are asked for: use {', '.join(right)}"
+        raise UsageError(msg)
 
 
 def name_of(head: Head) -> str:

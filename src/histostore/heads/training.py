@@ -14,9 +14,8 @@ import numpy as np
 from histostore.errors import UsageError
 from histostore.heads import features as feature_steps
 from histostore.heads.estimator import as_rows, finite_rows
-from histostore.heads.panels import as_counts, choose_genes, library_size, targets
 from histostore.heads.registry import make
-from histostore.heads.splits import inner_folds
+from histostore.heads.splits import inner_folds, level_column
 from histostore.progress import Silent
 from histostore.tables import Report
 
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    import scipy.sparse as sp
     from numpy.typing import NDArray
 
+    from histostore.head_specs import FeatureSpec, HeadSpec
+    from histostore.heads.targets import Targets
     from histostore.progress import Progress
     from histostore.protocols import Head
-    from histostore.specs import FeatureSpec, HeadSpec
 
     type Rows = NDArray[np.int64]
 
@@ -39,59 +38,51 @@ class Cohort:
     """Aligned rows of one or more slides, and which of them can be used."""
 
     X: NDArray[Any]
-    counts: sp.csr_array
-    symbols: tuple[str, ...]
+    targets: Targets
     obs: pd.DataFrame
     slide: NDArray[Any]
     xy_um: NDArray[np.float64] | None
+    effects: NDArray[Any] | None
+    """``(n,)`` or ``(n, k)`` levels of the random effects, where the spec names their columns."""
     usable: Rows
-    """Rows that have an embedding and enough counts."""
+    """Rows that have an embedding and what is to be predicted."""
     report: Report
 
     @classmethod
-    def of(
-        cls, *, X: NDArray[Any], counts: Any, symbols: Sequence[str], obs: pd.DataFrame, min_counts: int = 0
-    ) -> Cohort:
+    def of(cls, spec: HeadSpec, *, X: NDArray[Any], targets: Targets, obs: pd.DataFrame) -> Cohort:
         """Check that the arrays belong together and count what is left out.
 
         Parameters
         ----------
         X
             ``(n, d)`` embeddings; NaN rows are unreadable tiles.
-        counts
-            ``(n, g)`` raw counts, sparse or dense.
-        symbols
-            ``(g,)`` unique gene names.
+        targets
+            Of the same rows.
         obs
             ``n`` lines with ``slide``; ``patient`` and the column to split by; ``x_um`` and ``y_um``, the centres on
             the slide in µm, where known.
-        min_counts
-            Rows with fewer counts over all genes are left out.
         """
-        X, matrix = as_rows(X, "X"), as_counts(counts)
-        if not len(X) == matrix.shape[0] == len(obs):
-            msg = f"X has {len(X)} rows, counts {matrix.shape[0]} and obs {len(obs)}: align them by id first"
+        X = as_rows(X, "X")
+        if not len(X) == len(targets) == len(obs):
+            msg = f"X has {len(X)} rows, the targets {len(targets)} and obs {len(obs)}: align them by id first"
             raise UsageError(msg)
         slide, xy = places(obs)
-        library, finite = library_size(matrix), finite_rows(X)
-        poor = library < min_counts
-        usable = np.flatnonzero(finite & ~poor)
-        left_out = {
-            "unreadable": int((~finite).sum()),
-            f"below {min_counts} counts": int((finite & poor).sum()),
-            "without any counts, kept as zeros": int((library[usable] == 0).sum()),
-        }
+        readable, (wanted, said) = readable_rows(spec, X), targets.usable()
+        usable = np.flatnonzero(readable & wanted)
+        left_out = {"unreadable": int((~readable).sum())}
+        left_out |= {reason: int((rows & readable).sum()) for reason, rows in said.items()}
         report = Report({"rows": len(X), "used": len(usable), **{k: v for k, v in left_out.items() if v}})
         if not len(usable):
-            msg = f"none of {len(X)} rows has an embedding and {min_counts} counts"
+            why = ", ".join(f"{n} {reason}" for reason, n in left_out.items() if n)
+            msg = f"none of {len(X)} rows can be used ({why})"
             raise UsageError(msg)
         return cls(
             X=X,
-            counts=matrix,
-            symbols=tuple(symbols),
+            targets=targets,
             obs=obs.reset_index(drop=True),
             slide=slide,
             xy_um=xy,
+            effects=effects_of(spec, obs),
             usable=usable,
             report=report,
         )
@@ -112,6 +103,30 @@ def places(obs: pd.DataFrame) -> tuple[NDArray[Any], NDArray[np.float64] | None]
     return slide, feature_steps.check_positions(obs[["x_um", "y_um"]].to_numpy(dtype=np.float64), len(obs))
 
 
+def readable_rows(spec: HeadSpec, X: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return ``(n,)`` True where a row has an embedding; of tiles side by side, at least one of them."""
+    if spec.bag is not None and spec.bag.pool == "tiles":
+        some: NDArray[np.bool_] = np.isfinite(X).any(axis=1)
+        return some
+    return finite_rows(X)
+
+
+def effects_of(spec: HeadSpec, obs: pd.DataFrame) -> NDArray[Any] | None:
+    """Return the levels of the random effects, ``(n,)`` text for one column and ``(n, k)`` for several; None for none.
+
+    Raises
+    ------
+    UsageError
+        There is no such column.
+    DataError
+        A row has no value there.
+    """
+    if not spec.groups:
+        return None
+    columns = [level_column(obs, name, "group by") for name in spec.groups]
+    return columns[0] if len(columns) == 1 else np.column_stack(columns)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
     """Rows to train on and rows to predict; indices into the cohort."""
@@ -126,8 +141,8 @@ class Trained:
     """What one turn learned."""
 
     turn: Turn
-    genes: Rows
-    """``(t,)`` columns of the panel, chosen on the training rows."""
+    columns: Rows
+    """``(t,)`` of the targets, chosen on the training rows."""
     y_train: NDArray[np.float32]
     inner: NDArray[np.int64] | None
     inner_text: str
@@ -137,6 +152,10 @@ class Trained:
     """Inner score of the features chosen (higher is better); NaN where there was no choice."""
     predicted: NDArray[np.float32] | None = None
     """``(test rows, t)``"""
+    limits: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    """Of the 90 % interval, ``(test rows, t)`` each, for heads that give one."""
+    interval: dict[str, Any] | None = None
+    """How many test rows are of groups not trained on."""
 
 
 def train(spec: HeadSpec, cohort: Cohort, turns: Sequence[Turn], progress: Progress | None = None) -> list[Trained]:
@@ -154,7 +173,7 @@ def train(spec: HeadSpec, cohort: Cohort, turns: Sequence[Turn], progress: Progr
     for features in choices:
         X = inputs(sees, features, cohort.X, cohort.slide, cohort.xy_um)
         for one in learned:
-            _try(spec, one, features, X, choosing=len(choices) > 1)
+            _try(spec, cohort, one, features, X, choosing=len(choices) > 1)
             report.advance(1)
     report.finish()
     return learned
@@ -174,36 +193,89 @@ def inputs(
     return X
 
 
+def fit_head(
+    head: Head, X: NDArray[Any], y: NDArray[Any], cohort: Cohort, rows: Rows, inner: NDArray[np.int64] | None
+) -> Head:
+    """Fit on some rows of a cohort, with the random effects or library sizes that the head asks for.
+
+    Parameters
+    ----------
+    X, y
+        Of `rows`.
+    inner
+        ``(rows,)`` inner folds, which heads without random effects choose by.
+    """
+    groups: NDArray[Any] | None = inner
+    if getattr(head, "wants_groups", False):
+        if cohort.effects is None:
+            msg = f"{type(head).__name__} has random effects: name their obs columns (groups)"
+            raise UsageError(msg)
+        groups = cohort.effects[rows]
+    if getattr(head, "wants_library", False) and cohort.targets.library is not None:
+        counted: Any = head
+        fitted: Head = counted.fit(X, y, groups=groups, library=cohort.targets.library[rows])
+        return fitted
+    return head.fit(X, y, groups=groups)
+
+
+def predict_head(head: Head, X: NDArray[Any], effects: NDArray[Any] | None) -> NDArray[np.float32]:
+    """Predict; a head with random effects uses those of the groups it knows, where groups are given."""
+    if getattr(head, "wants_groups", False) and effects is not None:
+        mixed: Any = head
+        out: NDArray[np.float32] = mixed.predict(X, groups=effects)
+        return out
+    return head.predict(X)
+
+
 def _prepare(spec: HeadSpec, cohort: Cohort, turn: Turn, needs_inner: bool) -> Trained:
-    counts = cohort.counts[turn.train]
-    genes = choose_genes(spec.panel, counts, cohort.symbols)
+    columns = cohort.targets.choose(turn.train)
     inner, text = None, "nothing to choose"
     if needs_inner:
         inner, text = inner_folds(cohort.obs.iloc[turn.train], spec.split.by, seed=spec.seed)
-    return Trained(turn, genes, targets(counts, genes, spec.target), inner, text)
+    return Trained(turn, columns, cohort.targets.values(turn.train, columns), inner, text)
 
 
-def _try(spec: HeadSpec, one: Trained, features: FeatureSpec, X: NDArray[Any], *, choosing: bool) -> None:
+def _try(
+    spec: HeadSpec, cohort: Cohort, one: Trained, features: FeatureSpec, X: NDArray[Any], *, choosing: bool
+) -> None:
     """Fit on one kind of features, and keep it if its inner score is better than what is kept."""
     rows = X[one.turn.train]
-    head = make(spec.head, spec.options, seed=spec.seed).fit(rows, one.y_train, groups=one.inner)
+    head = make(spec.head, spec.options, seed=spec.seed)
+    head = fit_head(head, rows, one.y_train, cohort, one.turn.train, one.inner)
     score = float(getattr(head, "inner_score_", np.nan))
     if choosing:
         if np.isnan(score):
-            score = _inner_score(spec, rows, one)
+            score = _inner_score(spec, cohort, rows, one)
         if score <= one.score:
             return
     one.features, one.head, one.score = features, head, score
-    one.predicted = head.predict(X[one.turn.test]) if len(one.turn.test) else None
+    if len(one.turn.test):
+        effects = None if cohort.effects is None else cohort.effects[one.turn.test]
+        one.predicted = predict_head(head, X[one.turn.test], effects)
+        if effects is not None and hasattr(head, "predict_interval"):
+            mixed: Any = head
+            one.limits = mixed.predict_interval(X[one.turn.test], effects, level=0.9)
+            known = cohort.effects[one.turn.train] if cohort.effects is not None else effects
+            one.interval = {"rows of unseen groups": _unseen(known, effects)}
 
 
-def _inner_score(spec: HeadSpec, rows: NDArray[Any], one: Trained) -> float:
+def _unseen(known: NDArray[Any], asked: NDArray[Any]) -> int:
+    """Return how many rows have a level, in any column, that training has not seen."""
+    known, asked = known.reshape(len(known), -1), asked.reshape(len(asked), -1)
+    new = [~np.isin(asked[:, k], known[:, k]) for k in range(asked.shape[1])]
+    return int(np.any(new, axis=0).sum())
+
+
+def _inner_score(spec: HeadSpec, cohort: Cohort, rows: NDArray[Any], one: Trained) -> float:
     """Return the negated mean squared error over inner folds, for heads that do not keep such a score themselves."""
     assert one.inner is not None
     errors = []
     for fold in np.unique(one.inner):
         held = one.inner == fold
         head = make(spec.head, spec.options, seed=spec.seed)
-        head.fit(rows[~held], one.y_train[~held], groups=one.inner[~held])
-        errors.append(float(np.mean((head.predict(rows[held]) - one.y_train[held]) ** 2)))
+        train = one.turn.train[~held]
+        head = fit_head(head, rows[~held], one.y_train[~held], cohort, train, one.inner[~held])
+        effects = None if cohort.effects is None else cohort.effects[one.turn.train[held]]
+        guess = predict_head(head, rows[held], effects)
+        errors.append(float(np.mean((guess - one.y_train[held]) ** 2)))
     return -float(np.mean(errors))

@@ -275,7 +275,8 @@ def label_points(
         Edge of a tile in level-0 pixels; needed for ``overlap``.
     rule
         ``centre``: the class of the smallest polygon that holds the centre (a polygon inside another wins).
-        ``overlap``: the class that covers most of the tile, if it covers at least `share` of it.
+        ``overlap``: the class that covers most of the tile, if it covers at least `share` of it (what two cover counts
+        for the class of the smaller polygons).
     share
         For ``overlap``, 0-1.
     region_class
@@ -330,8 +331,11 @@ def _by_centre(drawn: _Drawn, centres: NDArray[np.float64]) -> NDArray[np.str_]:
 def _by_overlap(drawn: _Drawn, centres: NDArray[np.float64], edge0: float, share: float) -> NDArray[np.str_]:
     half = edge0 / 2
     tiles = shapely.box(*(centres - half).T, *(centres + half).T)
-    classes = sorted({name for _, name in drawn})
-    covered = np.column_stack([_covered(tiles, [p for p, n in drawn if n == name]) for name in classes])
+    sizes = {name: float(np.median([p.area for p, n in drawn if n == name])) for _, name in drawn}
+    classes = sorted(sizes, key=lambda name: (sizes[name], name))
+    # finer classes first: what lies in a polygon inside another is the inner one's, as for centres
+    so_far = [_covered(tiles, [p for p, n in drawn if n in classes[: i + 1]]) for i in range(len(classes))]
+    covered = np.diff(np.column_stack(so_far), axis=1, prepend=0.0)
     best = covered.argmax(axis=1)
     enough = covered[np.arange(len(centres)), best] >= share * edge0**2 * (1 - 1e-9)
     return np.where(enough, np.array(classes)[best], "")

@@ -92,7 +92,7 @@ def annotate_regions(
 ) -> StageResult:
     """Add annotated polygons (GeoJSON, level-0 pixels) to a slide as ``regions/<name>``."""
     path = Path(path)
-    name = check_slug(name, "regions name") if name is not None else regions_name(path)
+    name = check_slug(name, "regions name") if name is not None else regions_name(path, slide)
     store.slide(slide)
     ref = write_regions(store, slide, name, path)
     commit = store.commit(slide, [ref], replace=replace)

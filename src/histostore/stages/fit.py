@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +13,23 @@ from safetensors.numpy import load, save
 from histostore.content.tables import content_digest
 from histostore.errors import ConflictError, NotFoundError, near
 from histostore.heads.evaluate import cross_validate
-from histostore.heads.fitted import FittedHead, fit_final
+from histostore.heads.fitted import FittedHead, classifier, fit_final, fit_final_labels
+from histostore.heads.label_evaluation import cross_validate_labels
+from histostore.heads.panels import library_size
+from histostore.heads.registry import check_task
 from histostore.ids import check_slug
-from histostore.view import view
+from histostore.stages.training_data import Training, training_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from histostore.genes import Genes
+    from histostore.head_specs import HeadSpec
     from histostore.heads.evaluate import Evaluation
+    from histostore.heads.label_evaluation import LabelEvaluation
     from histostore.progress import Progress
-    from histostore.specs import HeadSpec
     from histostore.store.groups import Group
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
-    from histostore.view import View
 
 HEADS = "@heads"
 STATE = "state.safetensors"
@@ -37,36 +37,18 @@ HEAD = "head.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
-    """What a head learns from, in plain arrays."""
-
-    view: View
-    X: NDArray[Any]
-    genes: Genes
-    obs: pd.DataFrame
-
-
-@dataclass(frozen=True, slots=True)
 class FitResult:
     """A head's held-out scores, and the head itself where it was saved."""
 
-    evaluation: Evaluation
+    spec: HeadSpec
+    evaluation: Evaluation | LabelEvaluation
     head: FittedHead | None
     ref: Ref | None
     name: str | None
     left_out: Mapping[str, int]
-    """Rows that the view itself left out (no counts, where)."""
+    """Rows that were left out before the head saw them (no counts, where, no label)."""
     data: Training
     """What it was scored on, row by row."""
-
-
-def training_data(
-    store: Store, *, backbone: str | None, tiles: str | None = None, slides: Sequence[str] | None = None,
-    where: str | None = None,
-) -> Training:  # fmt: skip
-    """Return embeddings, counts and obs of the rows that have counts, joined by id."""
-    rows = view(store, backbone=backbone, tiles=tiles, slides=slides, where=where).with_counts()
-    return Training(rows, rows.numpy(), rows.counts(), rows.obs())
 
 
 def fit(
@@ -77,6 +59,7 @@ def fit(
     tiles: str | None = None,
     slides: Sequence[str] | None = None,
     where: str | None = None,
+    region_share: float | None = None,
     save_as: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
@@ -86,30 +69,53 @@ def fit(
     The saved head holds its weights (safetensors), its panel, spec and split, the scores, and the digests of every
     group and the rows it was trained on, so that it can tell when it is stale.
 
+    Parameters
+    ----------
+    region_share
+        For labels of polygons: the share of a tile that one must cover; by default it must hold the tile's centre.
+
     Raises
     ------
     UsageError
         The split would put one patient on both sides and the spec does not permit it.
     """
+    check_task(spec.head, spec.task)
     if save_as is not None:
         check_slug(save_as, "head name")
-    data = training_data(store, backbone=backbone, tiles=tiles, slides=slides, where=where)
+    data = training_data(
+        store, spec, backbone=backbone, tiles=tiles, slides=slides, where=where, region_share=region_share
+    )
     if save_as is not None and not replace:
         _refuse_taken(store, save_as, spec, data)
-    arrays = {"X": data.X, "counts": data.genes.matrix, "symbols": data.genes.symbols, "obs": data.obs}
-    evaluation = cross_validate(spec, progress=progress, **arrays)
+    evaluation = _evaluate(spec, data, progress)
     head, ref = None, None
     if save_as is not None:
-        head = fit_final(spec, progress=progress, **arrays)
+        head = _train(spec, data, progress)
         ref = _save(store, save_as, head, evaluation, data, where, replace=replace)
-    return FitResult(evaluation, head, ref, save_as, dict(data.view.report.counts), data)
+    return FitResult(spec, evaluation, head, ref, save_as, dict(data.report.counts), data)
+
+
+def _evaluate(spec: HeadSpec, data: Training, progress: Progress | None) -> Evaluation | LabelEvaluation:
+    if spec.task != "labels":
+        return cross_validate(spec, progress=progress, **data.arrays(spec))
+    return cross_validate_labels(
+        classifier(spec, data.classes), X=data.X, labels=data.labels, obs=data.obs, split=spec.split,
+        features=spec.features, library=library_size(data.genes.matrix) if data.genes is not None else None,
+        seed=spec.seed,
+    )  # fmt: skip
+
+
+def _train(spec: HeadSpec, data: Training, progress: Progress | None) -> FittedHead:
+    if spec.task != "labels":
+        return fit_final(spec, progress=progress, **data.arrays(spec))
+    return fit_final_labels(spec, X=data.X, labels=data.labels, obs=data.obs, classes=data.classes)
 
 
 def _save(
     store: Store,
     name: str,
     head: FittedHead,
-    evaluation: Evaluation,
+    evaluation: Evaluation | LabelEvaluation,
     data: Training,
     where: str | None,
     *,
@@ -121,11 +127,12 @@ def _save(
         "backbone": data.view.backbones[0],
         "backbone_digest": identity["backbone"],
         "tiles": _embedding_attrs(data)["tiles"],
-        "genes": list(head.genes),
+        "genes": list(head.names),
+        "task": head.spec.task,
         "where": where,
         "split": evaluation.split_text,
         "method": evaluation.method,
-        "pearson": evaluation.score(),
+        "pearson" if head.spec.task != "labels" else "auroc": _finite(evaluation.score()),
         "trained_on": _trained_on(data),
     }
     with store.begin(HEADS, "heads", name, spec=identity, inputs=inputs) as writer:
@@ -136,6 +143,10 @@ def _save(
         ref = writer.seal(rows=len(data.X), attrs=about)
     store.commit(HEADS, [ref], replace=replace)
     return ref
+
+
+def _finite(score: float) -> float | None:
+    return score if math.isfinite(score) else None
 
 
 def _embedding_attrs(data: Training) -> Mapping[str, Any]:
@@ -150,6 +161,8 @@ def _trained_on(data: Training) -> dict[str, dict[str, Any]]:
 def _identity(spec: HeadSpec, data: Training) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a head is (spec and inputs of its digest): known before it is trained."""
     inputs = {slide: one["groups"] | {"rows": one["digest"]} for slide, one in _trained_on(data).items()}
+    if (targets := data.target_digest()) is not None:
+        inputs["targets"] = {"digest": targets}
     return {"head": spec.to_json(), "backbone": _embedding_attrs(data)["backbone_digest"]}, inputs
 
 

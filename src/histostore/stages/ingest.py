@@ -126,7 +126,7 @@ def ingest(
         report = report.merged(kept)
         refs += _write_assay(store, sample, assay)
         if sample.geojson is not None:
-            refs.append(write_regions(store, sample.slide, regions_name(sample.geojson), sample.geojson))
+            refs.append(write_regions(store, sample.slide, regions_name(sample.geojson, sample.slide), sample.geojson))
         try:
             commit = store.commit(sample.slide, refs)
         except ConflictError as error:
@@ -158,7 +158,7 @@ def _check_names(sample: Sample) -> None:
     check_slug(sample.slide, "slide id")
     check_fields(sample.slide, sample.meta)
     if sample.geojson is not None:
-        regions_name(sample.geojson)
+        regions_name(sample.geojson, sample.slide)
         read_geojson(sample.geojson)
 
 
@@ -202,9 +202,10 @@ def _same_counts(old: Counts, new: Counts) -> bool:
     return same and (old.ids, old.gene_ids) == (new.ids, new.gene_ids)
 
 
-def regions_name(path: Path) -> str:
-    """Return the name that polygons get from their file."""
-    return check_slug(path.name.split(".")[0], "regions name (the file's)")
+def regions_name(path: Path, slide: str) -> str:
+    """Return the name that polygons get from their file; one name on all slides where files are named after them."""
+    stem = path.name.split(".")[0]
+    return "annotations" if stem == slide else check_slug(stem, "regions name (the file's)")
 
 
 def _taken(points: Points, keep: NDArray[np.bool_]) -> Points:

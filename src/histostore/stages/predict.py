@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostore.errors import ConflictError, SpecMismatchError
+from histostore.content.calls import call_classes
+from histostore.errors import ConflictError, SpecMismatchError, UsageError
 from histostore.progress import Stopwatch
 from histostore.stages.export import write_adata
 from histostore.stages.fit import load_head, stale
 from histostore.stages.result import StageResult, outcome
+from histostore.stages.training_data import pool, slide_obs
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
 from histostore.tables import Report
@@ -35,15 +37,27 @@ class Prediction:
     """What a head says of one slide."""
 
     view: View
+    """The tiles of the slide."""
     values: NDArray[np.float32]
-    """``(n, t)``; NaN where a tile was unreadable."""
-    genes: tuple[str, ...]
+    """``(n, t)``; NaN where a tile was unreadable. One row where the head is of whole slides."""
+    names: tuple[str, ...]
+    """Genes, columns of a table, or the classes whose probabilities these are."""
+    per_slide: bool = False
+    threshold: float | None = None
+    """Of a classifier: the probability from which the positive (last) of two classes is called."""
 
     def frame(self) -> pd.DataFrame:
-        """Return the predictions as a table, one line per tile."""
+        """Return the predictions as a table, one line per tile (or one for the slide)."""
         import pandas as pd
 
-        return pd.DataFrame(self.values, index=self.view.names(), columns=list(self.genes))
+        index = list(self.view.slides) if self.per_slide else self.view.names()
+        return pd.DataFrame(self.values, index=index, columns=list(self.names))
+
+    def calls(self) -> NDArray[Any]:
+        """Return the class called for each row; None where a tile was unreadable."""
+        if self.threshold is None:
+            raise UsageError("this head predicts numbers: there are no classes to call")
+        return call_classes(self.values, self.names, self.threshold)
 
 
 def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, replace: bool = False) -> StageResult:
@@ -56,7 +70,7 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
     """
     watch = Stopwatch()
     fitted, group = load_head(store, head)
-    about = group.attrs
+    about, bag = group.attrs, fitted.spec.bag
     cohort = view(store, backbone=about["backbone"], tiles=tiles or about["tiles"], slides=[slide])
     part = cohort.parts[0]
     ref = part.embeddings[cohort.backbones[0]]
@@ -69,7 +83,10 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
     name = f"{part.group(ref).attrs['tiles']}/{head}"
     inputs = {"head": group.ref.digest, "embeddings": ref.digest}
     with watch.timed("predict"):
-        values = fitted.predict(cohort.numpy(), cohort.obs())
+        if bag is None:
+            values = fitted.predict(cohort.numpy(), cohort.obs())
+        else:
+            values = fitted.predict(pool(cohort, bag, seed=fitted.spec.seed)[0], slide_obs(cohort))
     with watch.timed("write"), store.begin(slide, "predictions", name, spec={}, inputs=inputs) as writer:
         if writer.sealed is None:
             rows = max(1, min(CHUNK_ROWS, len(values)))
@@ -81,7 +98,9 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
             for shard in writer.pending("prediction"):
                 start, stop = layout.shard_range(shard)
                 writer.write_rows("prediction", shard, values[start:stop])
-        attrs = {"head": head, "genes": list(fitted.genes), "tiles": name.rpartition("/")[0]}
+        attrs: dict[str, Any] = {"head": head, "genes": list(fitted.names), "tiles": name.rpartition("/")[0]}
+        attrs |= {"per": "slide"} if bag is not None else {}
+        attrs |= {"threshold": fitted.threshold} if fitted.threshold is not None else {}
         written = writer.seal(rows=len(values), attrs=attrs)
     commit = store.commit(slide, [written], replace=replace)
     changed = stale(store, group)
@@ -103,15 +122,22 @@ def write_predictions(
 
     found = [read_prediction(store, s, head, tiles=tiles) for s in slides]
     table = pd.concat([p.frame() for p in found])
+    if found[0].threshold is not None:
+        table.insert(0, "call", np.concatenate([p.calls() for p in found]))
     if path.suffix == ".csv":
         if path.exists() and not overwrite:
             raise ConflictError(f"{path} is there already; choose another name, or pass --overwrite")
         table.to_csv(path)
         return path
-    parts = [p.view.to_adata(counts=False) for p in found]
-    joined = ad.concat(parts, join="outer", uns_merge="unique")
-    adata = ad.AnnData(X=table.to_numpy(), obs=joined.obs, obsm=dict(joined.obsm), uns=dict(joined.uns),
-                       var=pd.DataFrame(index=table.columns))  # fmt: skip
+    calls = table.pop("call") if "call" in table else None
+    adata = ad.AnnData(X=table.to_numpy(), var=pd.DataFrame(index=table.columns))
+    if found[0].per_slide:
+        adata.obs = pd.concat([slide_obs(p.view) for p in found])
+    else:
+        joined = ad.concat([p.view.to_adata(counts=False) for p in found], join="outer", uns_merge="unique")
+        adata = ad.AnnData(X=adata.X, obs=joined.obs, obsm=dict(joined.obsm), uns=dict(joined.uns), var=adata.var)
+    if calls is not None:
+        adata.obs["call"] = pd.Categorical(calls.to_numpy(), categories=list(table.columns))
     adata.uns["predicted_by"] = head
     return write_adata(adata, path, overwrite=overwrite)
 
@@ -123,4 +149,7 @@ def read_prediction(store: Store, slide: str, head: str, *, tiles: str | None = 
     name = f"{tiles}/{head}" if tiles is not None else (refs[0].name if len(refs) == 1 else None)
     group = store.group(manifest.find("predictions", name if name is not None else head))
     rows = view(store, tiles=group.attrs["tiles"], slides=[slide])
-    return Prediction(rows, group.read("prediction"), tuple(group.attrs["genes"]))
+    return Prediction(
+        rows, group.read("prediction"), tuple(group.attrs["genes"]), group.attrs.get("per") == "slide",
+        group.attrs.get("threshold"),
+    )  # fmt: skip

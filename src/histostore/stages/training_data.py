@@ -1,0 +1,163 @@
+"""What heads learn from: rows of a view, joined by id, in plain arrays; one per tile, or one per slide."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histostore.content.tables import content_digest
+from histostore.errors import NotFoundError, UsageError, near
+from histostore.heads.labels import class_labels
+from histostore.tables import Report
+from histostore.view import view
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histostore.genes import Genes
+    from histostore.head_specs import BagSpec, HeadSpec
+    from histostore.store.store import Store
+    from histostore.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Aligned rows of a cohort."""
+
+    view: View
+    X: NDArray[Any]
+    """``(n, d)``"""
+    obs: pd.DataFrame
+    genes: Genes | None = None
+    """Counts of the rows, where the head predicts genes or all rows have them."""
+    values: pd.DataFrame | None = None
+    """Numbers to predict, where the head predicts columns."""
+    labels: NDArray[Any] | None = None
+    """``(n,)`` classes to predict; None where a row says nothing."""
+    classes: tuple[str, ...] | None = None
+    report: Report = field(default_factory=Report)
+    """Rows left out before any head saw them."""
+
+    def arrays(self, spec: HeadSpec) -> dict[str, Any]:
+        """Return what `histostore.heads.evaluate.cross_validate` takes."""
+        given: dict[str, Any] = {"X": self.X, "obs": self.obs}
+        if self.genes is not None:
+            given["counts"] = self.genes.matrix
+        if spec.task == "genes" and self.genes is not None:
+            given["symbols"] = self.genes.symbols
+        if spec.task == "columns":
+            given["values"] = self.values
+        return given
+
+    def target_digest(self) -> str | None:
+        """Return the identity of given numbers or labels; counts have their own groups."""
+        if self.values is not None:
+            return content_digest(list(self.values.columns), self.values.astype(str).to_numpy().ravel().tolist())[:32]
+        if self.labels is not None:
+            return content_digest(["" if v is None else str(v) for v in self.labels])[:32]
+        return None
+
+
+def training_data(
+    store: Store,
+    spec: HeadSpec,
+    *,
+    backbone: str,
+    tiles: str | None = None,
+    slides: Sequence[str] | None = None,
+    where: str | None = None,
+    region_share: float | None = None,
+) -> Training:
+    """Return embeddings, targets and obs of a cohort.
+
+    Raises
+    ------
+    NotFoundError
+        A column that the spec names is not there; near names are suggested.
+    UsageError
+        A slide-level head of genes or tile labels.
+    """
+    rows = view(store, backbone=backbone, tiles=tiles, slides=slides, where=where, region_share=region_share)
+    if spec.task == "genes":
+        if spec.bag is not None:
+            raise UsageError("genes are of spots and this head has one row per slide: give columns of a table instead")
+        rows = rows.with_counts()
+        return Training(rows, rows.numpy(), rows.obs(), rows.counts(), report=rows.report)
+    if spec.bag is not None:
+        return _per_slide(rows, spec, spec.bag)
+    return _with_targets(_per_tile(rows), spec)
+
+
+def _per_tile(rows: View) -> Training:
+    counted = all(p.expression is not None and bool((p.count_row >= 0).all()) for p in rows.parts)
+    return Training(rows, rows.numpy(), rows.obs(), rows.counts() if counted else None, report=rows.report)
+
+
+def _per_slide(rows: View, spec: HeadSpec, bag: BagSpec) -> Training:
+    X, tiles = pool(rows, bag, seed=spec.seed)
+    obs = slide_obs(rows).assign(n_tiles=tiles)
+    return _with_targets(Training(rows, X, obs, report=rows.report), spec)
+
+
+def slide_obs(rows: View) -> pd.DataFrame:
+    """Return one line of metadata per slide, by slide."""
+    lines = [{"slide": part.slide, **part.meta["fields"]} for part in rows.parts]
+    return pd.DataFrame(lines, index=pd.Index(rows.slides, dtype=object))
+
+
+def is_metadata(store: Store, name: str, slides: Sequence[str] | None = None) -> bool:
+    """Say whether a column is metadata of slides: one value for all tiles."""
+    chosen = [store.slide(s) for s in (slides or store.slides())]
+    return any(name in store.group(m.find("meta", "meta")).attrs["fields"] for m in chosen)
+
+
+def pool(rows: View, bag: BagSpec, *, seed: int) -> tuple[NDArray[np.float32], list[int]]:
+    """Return one row per slide and how many tiles each is made of.
+
+    Unreadable tiles are not drawn. A tile is drawn by seed, slide and id alone, so neither the order of tiles nor other
+    slides matter. ``tiles`` puts the drawn ones side by side, with NaN where a slide has fewer.
+    """
+    out, used = [], []
+    at = 0
+    for part in rows.parts:
+        whole = np.arange(at, at + len(part), dtype=np.int64)
+        at += len(part)
+        ids = part.column("barcode").astype(str)
+        order = whole[np.argsort(ids, kind="stable")]
+        rng = np.random.default_rng([seed, zlib.crc32(part.slide.encode())])
+        block = rows.numpy(rows=rng.permutation(order)).astype(np.float32)
+        block = block[np.isfinite(block).all(axis=1)][: bag.tiles]
+        used.append(len(block))
+        if bag.pool == "mean":
+            mean = block.mean(0, dtype=np.float64) if len(block) else np.full(block.shape[1], np.nan)
+            out.append(mean.astype(np.float32))
+        else:
+            side = np.full((bag.tiles or len(block), block.shape[1]), np.nan, dtype=np.float32)
+            side[: len(block)] = block
+            out.append(side.ravel())
+    return np.stack(out), used
+
+
+def _with_targets(data: Training, spec: HeadSpec) -> Training:
+    if spec.columns is not None:
+        for name in spec.columns:
+            _known(data, name)
+        return replace(data, values=data.obs[list(spec.columns)])
+    assert spec.labels is not None
+    _known(data, spec.labels.column)
+    column = data.obs[spec.labels.column].to_numpy(dtype=object)
+    slide = data.obs["slide"].astype(str).to_numpy(dtype=object).astype(str)
+    labels, classes, report = class_labels(spec.labels, column, slide, data.obs.index.tolist(), seed=spec.seed)
+    return replace(data, labels=labels, classes=classes, report=data.report.merged(report))
+
+
+def _known(data: Training, name: str) -> None:
+    if name not in data.obs:
+        every = [str(c) for c in data.obs.columns]
+        raise NotFoundError(f"no column '{name}'{near(name, every)}; there are {', '.join(sorted(every))}")
