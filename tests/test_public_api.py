@@ -21,7 +21,7 @@ def test_the_package_offers_these_names_and_no_others() -> None:
 
 def test_the_namespaces_offer_what_the_docs_show() -> None:
     assert set(hs.pp.__all__) == {"annotate", "ingest", "tile"}
-    assert set(hs.tl.__all__) == {"embed", "fit", "predict", "search"}
+    assert set(hs.tl.__all__) == {"embed", "factors", "fit", "predict", "search"}
     assert set(hs.get.__all__) == {"head", "obs", "prediction"}
     assert hs.heads.Ridge().get_params()["alphas"]
 

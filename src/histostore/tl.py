@@ -1,4 +1,4 @@
-"""``hs.tl``: embed, fit, predict, search."""
+"""``hs.tl``: embed, fit, predict, factorise, search."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from histostore.backbones import load_backbone
 from histostore.errors import UsageError
 from histostore.head_specs import UNITS, BagSpec, FeatureSpec, HeadSpec, LabelSpec, PanelSpec, SplitSpec
 from histostore.stages.embed import embed as _embed
+from histostore.stages.factors import factors
 from histostore.stages.fit import FitResult
 from histostore.stages.fit import fit as _fit
 from histostore.stages.predict import predict as _predict
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from histostore.stages.result import StageResult
     from histostore.store.store import Store
 
-__all__ = ["embed", "fit", "predict", "search"]
+__all__ = ["embed", "factors", "fit", "predict", "search"]
 
 
 def embed(
@@ -109,6 +110,10 @@ def fit(
     if allow_same_patient and not cut.allow_same_patient:
         cut = SplitSpec.from_json(cut.to_json() | {"allow_same_patient": True})
     asked = _what(genes, target, labels)
+    if name == "attention" and "tiles" not in dict(options):
+        # it is told how many tiles lie side by side in a row
+        pool, tiles_per_slide = "tiles", tiles_per_slide or 32
+        options = {**options, "tiles": tiles_per_slide}
     if per is None and "columns" in asked:
         per = "slide" if any(is_metadata(store, c, slides) for c in asked["columns"]) else "tile"
     if per != "slide" and (tiles_per_slide is not None or pool != "mean"):

@@ -59,7 +59,9 @@ def demo(args: argparse.Namespace) -> None:
     step("predict, search, export")
     hs.tl.predict(store, "demo-ridge")
     spot = str(hs.get.obs(store, slides=["A1"], tiles="spots")["barcode"].iloc[0])
-    hits = hs.tl.search(store, slide="A1", spot=spot, k=11, exclude_same="patient", columns=("patient", "region_annotations"))
+    hits = hs.tl.search(
+        store, slide="A1", spot=spot, k=11, exclude_same="patient", columns=("patient", "region_annotations")
+    )
     adata = result.data.view.to_adata()
     write_adata(adata, folder / "demo.h5ad")
     step("report")

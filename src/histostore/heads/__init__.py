@@ -1,10 +1,10 @@
 """Heads: estimators on cached embeddings, and the protocol that trains, chooses and scores them.
 
-``ridge``, ``reduced_rank``, ``pls``, ``mlp``, ``knn`` and ``baselines`` are estimators, ``decoded`` is one of them
-around a decoder (``nmf``, ``decoders``, ``autoencoder``), ``classifier`` and ``mlp_classifier`` tell classes;
-``registry`` finds one by name; ``panels``, ``features`` and ``splits`` say what is predicted, from what and on which
-rows; ``metrics``, ``evaluate``, ``class_metrics``, ``label_evaluation`` and ``significance`` say how well; ``fitted``
-is what is kept.
+``ridge``, ``reduced_rank``, ``pls``, ``pca_ridge``, ``mlp``, ``attention``, ``knn`` and ``baselines`` are estimators,
+``decoded`` is one of them around a decoder (``nmf``, ``decoders``, ``autoencoder``), ``mixed`` has those with random
+effects, ``classifier`` and ``mlp_classifier`` tell classes; ``registry`` finds one by name; ``targets``, ``panels``,
+``labels``, ``features`` and ``splits`` say what is predicted, from what and on which rows; ``metrics``, ``evaluate``,
+``class_metrics``, ``label_evaluation`` and ``significance`` say how well; ``fitted`` is what is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from histostore.heads.attention import AttentionPool
     from histostore.heads.autoencoder import Autoencoder
     from histostore.heads.baselines import PositionKNN, TrainingMean
     from histostore.heads.classifier import Logistic
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from histostore.heads.mlp import MLP
     from histostore.heads.mlp_classifier import MLPClassifier
     from histostore.heads.nmf import NMF
+    from histostore.heads.pca_ridge import PCARidge
     from histostore.heads.pls import PLS
     from histostore.heads.reduced_rank import ReducedRankRidge
     from histostore.heads.ridge import Ridge
@@ -34,10 +36,12 @@ __all__ = [
     "PCA",
     "PLS",
     "RENN",
+    "AttentionPool",
     "Autoencoder",
     "Decoded",
     "Logistic",
     "MLPClassifier",
+    "PCARidge",
     "PositionKNN",
     "ReducedRankRidge",
     "Ridge",
@@ -45,6 +49,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AttentionPool": "attention",
     "Autoencoder": "autoencoder",
     "Decoded": "decoded",
     "KNN": "knn",
@@ -53,6 +58,7 @@ _HOME = {
     "MLPClassifier": "mlp_classifier",
     "NMF": "nmf",
     "PCA": "decoders",
+    "PCARidge": "pca_ridge",
     "PLS": "pls",
     "PositionKNN": "baselines",
     "RENN": "mixed.renn",

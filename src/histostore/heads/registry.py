@@ -26,6 +26,8 @@ _OWN = {
     "decoded": "histostore.heads.decoded:Decoded",
     "position-knn": "histostore.heads.baselines:PositionKNN",
     "renn": "histostore.heads.mixed.renn:RENN",
+    "attention": "histostore.heads.attention:AttentionPool",
+    "hest": "histostore.heads.pca_ridge:PCARidge",
     "logistic": "histostore.heads.classifier:Logistic",
     "mlp-classifier": "histostore.heads.mlp_classifier:MLPClassifier",
 }

@@ -1,0 +1,134 @@
+"""What must be known to believe a number: the protocol that stands beside every score of a head."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostore._version import __version__
+from histostore.heads.label_evaluation import LabelEvaluation
+from histostore.heads.metrics import json_lines, pearson
+from histostore.heads.significance import paired_bootstrap, sign_test
+from histostore.heads.splits import leaks, patients_known
+from histostore.io.staged import write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from histostore.heads.evaluate import Evaluation
+    from histostore.stages.fit import FitResult
+
+LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "pandas")
+
+
+def protocol(result: FitResult) -> dict[str, Any]:
+    """Return spec, data, split, leakage check, scores, significance and versions as plain JSON.
+
+    The significance is ST-Net's: per gene, in how many patients the correlation is above zero, with Holm's correction;
+    and the head's mean squared error against the training mean's, drawn by patient. Where patients are not known, by
+    slide, and so it is said.
+    """
+    evaluation, data = result.evaluation, result.data
+    out: dict[str, Any] = {
+        "head": result.spec.to_json(),
+        "head digest": result.spec.digest,
+        "saved as": result.name,
+        "data": {
+            "rows": len(data.X),
+            "slides": list(data.view.slides),
+            "left out": {**result.left_out, **evaluation.report.counts},
+            "embeddings": {p.slide: {r.key: r.digest for r in p.embeddings.values()} for p in data.view.parts},
+        },
+        "split": evaluation.split_text,
+        "leakage": leakage(evaluation, data.obs, data.X),
+        "scores": json_lines(evaluation.summary.reset_index()),
+        "notes": list(evaluation.report.notes),
+        "versions": {"histostore": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in LIBRARIES},
+    }
+    if not isinstance(evaluation, LabelEvaluation):
+        out["significance"] = significance(evaluation, data.obs)
+    return out
+
+
+def leakage(evaluation: Evaluation | LabelEvaluation, obs: pd.DataFrame, X: NDArray[Any]) -> dict[str, Any]:
+    """Return, over all folds, what lies on both sides: patients, slides, and rows of one and the same embedding.
+
+    Training rows are taken to be all that are not tested in the same fold, so a buffer between them is not counted.
+    """
+    seen = np.unique(np.concatenate([f.rows for f in evaluation.folds]))
+    shared: dict[str, set[str]] = {"patient": set(), "slide": set()}
+    doubles = 0
+    codes = _row_codes(X)
+    for fold in evaluation.folds:
+        train = np.setdiff1d(seen, fold.rows)
+        for column, names in leaks(obs.iloc[train], obs.iloc[fold.rows]).items():
+            shared[column].update(names)
+        doubles += int(np.isin(codes[fold.rows], codes[train]).sum())
+    return {
+        "patients known": patients_known(obs),
+        "patients on both sides": sorted(shared["patient"]),
+        "slides on both sides": sorted(shared["slide"]),
+        "test rows with an embedding that is also trained on": doubles,
+    }
+
+
+def significance(evaluation: Evaluation, obs: pd.DataFrame) -> dict[str, Any]:
+    """Return the sign test per gene and the bootstrap against the training mean; see `protocol`."""
+    unit = "patient" if patients_known(obs) else "slide"
+    of = obs[unit].astype(str).to_numpy(dtype=object)
+    genes = sorted(set.intersection(*(set(f.genes) for f in evaluation.folds)))
+    units = sorted({str(u) for f in evaluation.folds for u in of[f.rows]})
+    r = np.full((len(units), len(genes)), np.nan)
+    errors: dict[str, list[float]] = {"head": [], "mean": []}
+    errors_of: list[str] = []
+    for fold in evaluation.folds:
+        column = [fold.genes.index(g) for g in genes]
+        guess, mean = fold.predictions[evaluation.method], fold.predictions["training mean"]
+        for name in np.unique(of[fold.rows].astype(str)):
+            at = of[fold.rows] == name
+            truth = fold.truth[at][:, column]
+            if genes and at.sum() > 1:
+                r[units.index(str(name))] = pearson(truth, guess[at][:, column])
+            errors["head"].append(float(np.mean((guess[at] - fold.truth[at]) ** 2)))
+            errors["mean"].append(float(np.mean((mean[at] - fold.truth[at]) ** 2)))
+            errors_of.append(str(name))
+    out: dict[str, Any] = {"by": unit, "units": len(units)}
+    if genes:
+        test = sign_test(r)
+        out["genes"] = {
+            gene: {"above zero": int(a), "of": int(n), "p": _number(p), "p_holm": _number(q)}
+            for gene, a, n, p, q in zip(genes, test.positive, test.n, test.p, test.p_holm, strict=True)
+        }
+    if len(units) > 1:
+        boot = paired_bootstrap(np.array(errors["head"]), np.array(errors["mean"]), np.array(errors_of), draws=2000)
+        out["mse minus training mean's"] = {
+            "difference": boot.difference, "low": boot.low, "high": boot.high, "p": boot.p,
+        }  # fmt: skip
+    return out
+
+
+def write_protocol(path: Path, result: FitResult) -> Path:
+    """Write `protocol` as JSON."""
+    return write_text(path, [json.dumps(protocol(result), indent=1, allow_nan=False), "\n"], overwrite=True)
+
+
+def _row_codes(X: NDArray[Any]) -> NDArray[Any]:
+    """Return one number per row, equal where rows are: two random projections of the bytes, exact in integers."""
+    raw = np.ascontiguousarray(X).view(np.uint8).reshape(len(X), -1)
+    weights = np.random.default_rng(0).integers(1, 2**62, raw.shape[1], dtype=np.uint64)
+    codes = np.zeros(len(X), np.uint64)
+    for begin in range(0, len(X), 4096):
+        codes[begin : begin + 4096] = (raw[begin : begin + 4096].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
+    return codes
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
