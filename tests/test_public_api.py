@@ -7,8 +7,8 @@ import inspect
 import histostore as hs
 
 NAMES = {
-    "EmbeddingSpec", "FeatureSpec", "GroupKFold", "HistostoreError", "LeaveOneOut", "MaskSpec", "PanelSpec",
-    "PixelSpec", "SplitSpec", "Store", "TileSpec", "__version__", "create", "get", "heads", "io", "open", "pl", "pp",
+    "EmbeddingSpec", "FeatureSpec", "GroupKFold", "HistostoreError", "LabelSpec", "LeaveOneOut", "MaskSpec",
+    "PanelSpec", "PixelSpec", "SpatialBlocks", "SplitSpec", "Store", "StratifiedKFold", "TileSpec", "__version__", "create", "get", "heads", "io", "open", "pl", "pp",
     "report", "tl",
 }  # fmt: skip
 
