@@ -15,15 +15,16 @@ ROOT = Path(histostore.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors", "ids", "units"),
-    ("specs", "protocols", "tables", "progress", "where"),
+    ("specs", "protocols", "tables", "progress", "where", "head_specs"),
     ("schema",),
     ("store",),
-    ("slides", "tiles", "io", "backbones", "heads", "index", "pl", "report", "genes"),
+    ("slides", "tiles", "io", "backbones", "heads", "index", "pl", "report", "genes", "fetch"),
     ("content",),
     ("part",),
     ("view", "adata", "lazy"),
     ("stages",),
     ("face", "pp", "tl", "get"),
+    ("recipes",),
     ("testing",),
     ("cli",),
 )
@@ -31,7 +32,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TOGETHER = {
     frozenset(pair)
-    for pair in (("ids", "errors"), ("units", "errors"), ("specs", "progress"), ("view", "adata"), ("view", "lazy"))
+    for pair in (
+        ("ids", "errors"),
+        ("units", "errors"),
+        ("specs", "progress"),
+        ("specs", "head_specs"),
+        ("view", "adata"),
+        ("view", "lazy"),
+    )
 }
 
 FACADES = {"__init__", "__main__"}

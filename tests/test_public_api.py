@@ -8,8 +8,8 @@ import histostore as hs
 
 NAMES = {
     "EmbeddingSpec", "FeatureSpec", "GroupKFold", "HistostoreError", "LabelSpec", "LeaveOneOut", "MaskSpec",
-    "PanelSpec", "PixelSpec", "SpatialBlocks", "SplitSpec", "Store", "StratifiedKFold", "TileSpec", "__version__", "create", "get", "heads", "io", "open", "pl", "pp",
-    "report", "tl",
+    "PanelSpec", "PixelSpec", "SpatialBlocks", "SplitSpec", "Store", "StratifiedKFold", "TileSpec", "__version__",
+    "create", "get", "heads", "io", "open", "pl", "pp", "report", "tl",
 }  # fmt: skip
 
 
@@ -21,8 +21,8 @@ def test_the_package_offers_these_names_and_no_others() -> None:
 
 def test_the_namespaces_offer_what_the_docs_show() -> None:
     assert set(hs.pp.__all__) == {"annotate", "ingest", "tile"}
-    assert set(hs.tl.__all__) == {"embed", "factors", "fit", "predict", "search"}
-    assert set(hs.get.__all__) == {"head", "obs", "prediction"}
+    assert set(hs.tl.__all__) == {"embed", "factors", "finetune", "fit", "pool", "predict", "review", "search"}
+    assert set(hs.get.__all__) == {"head", "obs", "prediction", "slides"}
     assert hs.heads.Ridge().get_params()["alphas"]
 
 

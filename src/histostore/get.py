@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.stages.fit import load_head, stale
 from histostore.stages.predict import read_prediction
+from histostore.stages.training_data import slide_obs
 from histostore.view import view
 
 if TYPE_CHECKING:
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 
     from histostore.store.store import Store
 
-__all__ = ["head", "obs", "prediction"]
+__all__ = ["head", "obs", "prediction", "slides"]
 
 
 def obs(store: Store, *, slides: Sequence[str] | None = None, tiles: str | None = None) -> pd.DataFrame:
     """Return the obs table of a cohort: spots, or the tiles of a tile set."""
     return view(store, slides=slides, tiles=tiles).obs()
+
+
+def slides(store: Store) -> pd.DataFrame:
+    """Return the metadata of all slides, one line each, by slide."""
+    return slide_obs(view(store))
 
 
 def prediction(store: Store, slide: str, head: str, *, tiles: str | None = None) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from histostore.errors import DataError, UsageError
-from histostore.pl import gallery
+from histostore.pl import gallery, patches
 
 
 def tiles(n, px):
@@ -83,3 +83,23 @@ def test_captions_and_tiles_must_go_together():
         gallery(tiles(1, 160)[0], tiles(2, 160).astype(np.float32), ["a", "b"])
     with pytest.raises(UsageError, match="0 columns"):
         gallery(tiles(1, 160)[0], tiles(2, 160), ["a", "b"], columns=0)
+
+
+def test_patches_are_reviewed_in_order_without_a_query(tmp_path):
+    every = tiles(7, 140)
+    table = pd.DataFrame({"score": np.linspace(0.9, 0.3, 7), "slide": "C2", "barcode": [f"{i}x1" for i in range(7)]})
+    figure = patches(every, table, title="surest", save=tmp_path / "p.png")
+    picture = saved(tmp_path / "p.png")
+    assert [holds(picture, tile) for tile in every] == [1] * 7
+    text = [t.get_text() for t in figure.texts]
+    assert text[0] == "1  0.9  C2\n0x1"
+    assert text[-1] == "surest"
+
+
+def test_patches_need_tiles_and_their_captions():
+    with pytest.raises(DataError, match="0 tiles"):
+        patches(np.empty((0, 64, 64, 3), np.uint8), [])
+    with pytest.raises(UsageError, match="1 captions for 2 tiles"):
+        patches(tiles(2, 64), ["a"])
+    with pytest.raises(DataError, match="expected"):
+        patches(tiles(2, 64)[..., 0], ["a", "b"])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from histostore.errors import AlignmentError, DataError, NotFoundError, StorageError, UsageError
 from histostore.pl import spatial, truth_and_prediction
-from histostore.pl.sections import pearson, shared_norm
+from histostore.pl.sections import pearson
 
 
 def raster(figure):
@@ -204,15 +204,15 @@ def test_r_is_undefined_where_one_side_does_not_vary():
     assert pearson(np.array([1.0, 2, 3, np.nan]), np.array([2.0, 4, 6, 0])) == pytest.approx(1.0)
 
 
-def test_a_scale_that_cuts_values_says_so():
-    values = np.arange(101.0)
-    assert shared_norm([values], None, None)[1] == "neither"
-    norm, extend = shared_norm([values], "p10", "p90")
-    assert (norm.vmin, norm.vmax, extend) == (10.0, 90.0, "both")
-    with pytest.raises(UsageError, match="'99%' is no end"):
-        shared_norm([values], None, "99%")
-    with pytest.raises(UsageError, match="vmin below vmax"):
-        shared_norm([values], 5, 2)
+def test_panels_in_bins_share_them(adata):
+    predicted = pd.Series(np.linspace(-1, 30, adata.n_obs), index=adata.obs_names)
+    figure = truth_and_prediction(adata, "A", prediction=predicted, bins=3)
+    spots = [c for ax in figure.axes[:3] for c in ax.collections]
+    assert len(spots) == 2
+    assert spots[0].norm is spots[1].norm
+    inner = spots[0].norm.boundaries[1:-1]
+    assert np.allclose(inner, np.quantile(adata[:, "A"].X.toarray(), [1 / 3, 2 / 3]))
+    assert len({tuple(c) for c in spots[0].to_rgba(spots[0].get_array())}) == 3
 
 
 def test_dollar_signs_in_names_are_no_mathematics(adata):

@@ -11,6 +11,8 @@ from histostore.errors import UsageError
 _RANDOM = re.compile(r"(?P<model>.+)@random:(?P<seed>\d{1,9})")
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 TESTING = "testing"
+STORE = "store:"
+"""``store:NAME`` is the backbone NAME that was fine-tuned in the store at hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,9 @@ def parse(name: str) -> ParsedName:
     """
     if name == TESTING or name.startswith(f"{TESTING}?"):
         return ParsedName(model=TESTING, delay_s=_delay(name))
+    if name.startswith(STORE):
+        msg = f"backbone '{name}' is kept in a store: load it from there with backbones.tuned.load_for(store, name)"
+        raise UsageError(msg)
     if name.startswith("file:"):
         path, mark, model = name.removeprefix("file:").rpartition("#")
         if not (path and mark and model):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from histostore.backbones.networks import VERSIONS
 from histostore.errors import SpecMismatchError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -47,6 +48,8 @@ class TorchBackbone:
     precision
         Of the forward pass: ``auto`` is bfloat16 on a CUDA device that has it, float16 on one that has not, and
         float32 elsewhere. Preprocessing and results are float32 always.
+    rebuild
+        How the same network is made without weights (`torch_loader.rebuilt` takes it); None where it cannot be.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class TorchBackbone:
         device: str = "auto",
         threads: int | None = None,
         precision: Precision = "auto",
+        rebuild: Mapping[str, Any] | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             msg = f"threads is {threads}: give 1 or more"
@@ -65,13 +69,19 @@ class TorchBackbone:
         self.device = _device(device)
         self.precision = _precision(precision, self.device)
         self.threads = threads or torch.get_num_threads()
+        self.rebuild = rebuild
         network = network.eval().requires_grad_(False)
-        self._network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network: nn.Module = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (1, 3, 1, 1)
         scale = 1.0 / (255.0 * np.asarray(spec.std, np.float64))
         shift = -np.asarray(spec.mean, np.float64) / np.asarray(spec.std, np.float64)
         self._scale = torch.tensor(scale, dtype=torch.float32, device=self.device).view(shape)
         self._shift = torch.tensor(shift, dtype=torch.float32, device=self.device).view(shape)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, on its device."""
+        return self._network
 
     def engine(self) -> dict[str, str | int]:
         """Return what fixes the bits beside the spec."""
@@ -99,10 +109,19 @@ class TorchBackbone:
             raise SpecMismatchError(msg)
         return np.ascontiguousarray(features)
 
+    def copy(self) -> TorchBackbone:
+        """Return the same backbone with weights of its own, for training; float16 (too narrow for that) is float32."""
+        precision = cast("Precision", "float32" if self.precision == "float16" else self.precision)
+        return TorchBackbone(
+            copy.deepcopy(self._network), self.spec, device=str(self.device), threads=self.threads,
+            precision=precision, rebuild=self.rebuild,
+        )  # fmt: skip
+
     def _features(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Forward one batch on the device as it is."""
-        with torch.inference_mode(), self._flags():
-            return cast("NDArray[np.float32]", self._pool(self._prepare(tiles)).float().cpu().numpy())
+        with torch.inference_mode(), self.flags():
+            features = self.forward(self.prepare(self.upload(tiles).float()))
+            return cast("NDArray[np.float32]", features.float().cpu().numpy())
 
     def _on_cpu(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Forward in parts of one size, each on one thread, several at a time.
@@ -114,7 +133,7 @@ class TorchBackbone:
         lacking = CPU_PART - len(parts[-1])
         if lacking:
             parts[-1] = np.concatenate([parts[-1], np.zeros((lacking, *tiles.shape[1:]), np.uint8)])
-        with _threads(1):
+        with torch_threads(1):
             if self.threads == 1 or len(parts) == 1:
                 found = [self._features(part) for part in parts]
             else:
@@ -124,11 +143,15 @@ class TorchBackbone:
                     found = list(pool.map(self._features, parts))
         return np.concatenate(found)[: len(tiles)]
 
-    def _prepare(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
+    def upload(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
+        """Return tiles ``(b, px, px, 3)`` as ``(b, 3, px, px)`` uint8 on the device."""
         # torch warns of arrays it could write to; such a tile batch is a small copy
         owned = tiles if tiles.flags.writeable else tiles.copy()
         # NHWC bytes seen as NCHW are channels_last already: nothing is moved
-        pixels = torch.from_numpy(owned).to(self.device).permute(0, 3, 1, 2).float()
+        return torch.from_numpy(owned).to(self.device).permute(0, 3, 1, 2)
+
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return what the network sees of ``(b, 3, px, px)`` float32 RGB in 0-255: resized and normalised."""
         edge = self.spec.input_px
         if pixels.shape[-1] != edge:
             mode = self.spec.interpolation
@@ -136,15 +159,17 @@ class TorchBackbone:
         pixels = pixels.mul(self._scale).add_(self._shift)
         return pixels.contiguous(memory_format=torch.channels_last)
 
-    def _pool(self, pixels: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the ``(b, dim)`` embedding of prepared pixels, with its gradient where the caller records one."""
         with torch.autocast(self.device.type, dtype=_AUTOCAST.get(self.precision), enabled=self.precision in _AUTOCAST):
             if self.spec.pooling == "model":
                 return cast("torch.Tensor", self._network(pixels))
-            tokens = self._network.forward_features(pixels)
-        return _pooled(tokens.float(), self.spec.pooling, int(self._network.num_prefix_tokens))
+            network: Any = self._network
+            tokens = network.forward_features(pixels)
+        return _pooled(tokens.float(), self.spec.pooling, int(network.num_prefix_tokens))
 
     @contextmanager
-    def _flags(self) -> Iterator[None]:
+    def flags(self) -> Iterator[None]:
         """Full float32 and repeatable kernels on CUDA, for the time of one call."""
         if self.device.type != "cuda":
             yield
@@ -201,7 +226,8 @@ def _precision(wanted: Precision, device: torch.device) -> str:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch work on so many CPU threads inside."""
     # OpenMP keeps the number per calling thread, so it is set where the work is done and put back
     before = torch.get_num_threads()
     if before == number:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from histostore.backbones import networks, weights
 from histostore.backbones.download import fetch
+from histostore.backbones.own import OwnNetwork, make
+from histostore.backbones.records import ModelRecord
 from histostore.backbones.torch_backbone import TorchBackbone
-from histostore.errors import SpecMismatchError, UsageError
+from histostore.errors import CorruptionError, SpecMismatchError, UsageError
 from histostore.specs import BackboneSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from histostore.backbones.own import OwnNetwork
-    from histostore.backbones.records import ModelRecord
     from histostore.backbones.torch_backbone import Precision
 
 _POOLINGS = ("model", "cls", "mean", "cls+mean")
@@ -70,7 +71,55 @@ def load(
         mpp=record.mpp,
         licence=record.licence,
     )
-    return TorchBackbone(network.module, spec, device=device, threads=threads, precision=precision)
+    return TorchBackbone(
+        network.module, spec, device=device, threads=threads, precision=precision, rebuild=_recipe(record)
+    )
+
+
+def rebuilt(
+    recipe: Mapping[str, Any],
+    state: weights.State,
+    spec: BackboneSpec,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "auto",
+) -> TorchBackbone:
+    """Make the network of `TorchBackbone.rebuild` anew and put tensors into it, each by its name.
+
+    Raises
+    ------
+    DataError
+        A tensor is missing, of another shape or not finite.
+    CorruptionError
+        The tensors are not those that `spec` pins.
+    """
+    if "module" in recipe:
+        made = make(str(recipe["module"]))
+        if not isinstance(made, OwnNetwork):
+            msg = f"backbone '{spec.name}': {recipe['module']} no longer gives a network; restore its old version"
+            raise SpecMismatchError(msg)
+        network = made.network
+    else:
+        options = tuple((str(k), v) for k, v in recipe.get("options", ()))
+        network = networks.bare(
+            ModelRecord(
+                name=spec.name, source=spec.source, dim=spec.dim, arch=str(recipe["arch"]), arch_options=options
+            )
+        ).module
+    weights.load_named(network, state, where=f"backbone '{spec.name}'")
+    found = weights.sha256_of_state(network.state_dict())
+    if found != spec.weights_sha256:
+        msg = f"backbone '{spec.name}': its weights have sha256 {found[:16]}…, its record {spec.weights_sha256[:16]}…"
+        raise CorruptionError(msg)
+    return TorchBackbone(network, spec, device=device, threads=threads, precision=precision, rebuild=recipe)
+
+
+def _recipe(record: ModelRecord) -> dict[str, Any] | None:
+    library = record.arch.partition("/")[0]
+    if library not in ("timm", "torchvision"):
+        return None  # comes with its weights only
+    return {"arch": record.arch, "options": [list(o) for o in record.arch_options]}
 
 
 def load_own(
@@ -96,7 +145,8 @@ def load_own(
         std=tuple(record["std"]),
         **fields,
     )
-    return TorchBackbone(own.network, spec, device=device, threads=threads, precision=precision)
+    recipe = {"module": own.source.removeprefix("module:").partition("@")[0]}
+    return TorchBackbone(own.network, spec, device=device, threads=threads, precision=precision, rebuild=recipe)
 
 
 def _named_prefix(record: ModelRecord) -> str | None:

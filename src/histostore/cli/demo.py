@@ -37,6 +37,7 @@ def demo(args: argparse.Namespace) -> None:
 
     step("importing")
     import histostore as hs
+    from histostore.heads.evaluate import Evaluation
     from histostore.stages.export import write_adata
     from histostore.stages.pictures import appendix, fit_sections, score_table, search_section, tile_picture
     from histostore.testing.cohort import write_cohort
@@ -65,6 +66,7 @@ def demo(args: argparse.Namespace) -> None:
     adata = result.data.view.to_adata()
     write_adata(adata, folder / "demo.h5ad")
     step("report")
+    assert isinstance(result.evaluation, Evaluation)
     scores = score_table(result.evaluation)
     found = _recovered(result, cohort.morphology_genes)
     sections = [

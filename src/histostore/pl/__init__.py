@@ -11,33 +11,66 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from histostore.pl.embedding import pca_map
-    from histostore.pl.genes import fold_table, gene_scores, scatter
-    from histostore.pl.hits import gallery
+    from histostore.pl.genes import gene_scores
+    from histostore.pl.heatmap import gene_heatmap
+    from histostore.pl.hits import gallery, patches
+    from histostore.pl.matrix import confusion_matrix, fold_table
+    from histostore.pl.predictions import distributions, residuals, scatter
+    from histostore.pl.ranking import roc_pr
+    from histostore.pl.reliability import calibration
     from histostore.pl.sections import spatial, truth_and_prediction
-    from histostore.pl.tissue import mask_overlay, plan_overlay
+    from histostore.pl.sweep import sweep_boxes, sweep_curves, sweep_means
+    from histostore.pl.tissue import mask_overlay, plan_overlay, tile_map
+    from histostore.pl.training import loss_curves, variance_curves
 
 __all__ = [
+    "calibration",
+    "confusion_matrix",
+    "distributions",
     "fold_table",
     "gallery",
+    "gene_heatmap",
     "gene_scores",
+    "loss_curves",
     "mask_overlay",
+    "patches",
     "pca_map",
     "plan_overlay",
+    "residuals",
+    "roc_pr",
     "scatter",
     "spatial",
+    "sweep_boxes",
+    "sweep_curves",
+    "sweep_means",
+    "tile_map",
     "truth_and_prediction",
+    "variance_curves",
 ]
 
 _HOME = {
-    "fold_table": "genes",
+    "calibration": "reliability",
+    "confusion_matrix": "matrix",
+    "distributions": "predictions",
+    "fold_table": "matrix",
     "gallery": "hits",
+    "gene_heatmap": "heatmap",
     "gene_scores": "genes",
+    "loss_curves": "training",
     "mask_overlay": "tissue",
+    "patches": "hits",
     "pca_map": "embedding",
     "plan_overlay": "tissue",
-    "scatter": "genes",
+    "residuals": "predictions",
+    "roc_pr": "ranking",
+    "scatter": "predictions",
     "spatial": "sections",
+    "sweep_boxes": "sweep",
+    "sweep_curves": "sweep",
+    "sweep_means": "sweep",
+    "tile_map": "tissue",
     "truth_and_prediction": "sections",
+    "variance_curves": "training",
 }
 
 

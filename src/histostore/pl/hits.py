@@ -1,4 +1,4 @@
-"""A contact sheet of look-alikes: the tile that was asked about, then what was found, pixel for pixel."""
+"""Contact sheets, pixel for pixel: look-alikes of a tile that was asked about, and patches to be reviewed."""
 
 from __future__ import annotations
 
@@ -70,18 +70,44 @@ def gallery(
     text = _captions(captions)
     check_lengths("captions", len(text), len(hits), "hits")
     sheet = _Sheet(len(hits) + 1, edge=_edge(query_tile, hits), columns=columns, titled=bool(title))
-    # the whole sheet is one image as large as the picture, so no tile is ever resampled
-    picture = np.full((sheet.height, sheet.width, 3), 255, dtype=np.uint8)
-    figure = Figure(figsize=(sheet.width / DPI, sheet.height / DPI), dpi=DPI, facecolor="white")
-    for place, (tile, caption) in enumerate(zip([query_tile, *hits], [query_caption, *text], strict=True)):
-        sheet.paste(picture, place, tile, query=place == 0)
-        sheet.write(figure, place, caption, query=place == 0)
-    ax = figure.add_axes((0, 0, 1, 1), zorder=-1)
-    ax.imshow(picture, interpolation="nearest", aspect="auto")
-    ax.set_axis_off()
-    if title:
-        sheet.write_title(figure, title)
-    return finish(figure, save)
+    return finish(sheet.figure([query_tile, *hits], [query_caption, *text], title, query=True), save)
+
+
+def patches(
+    tiles: NDArray[np.uint8],
+    captions: Sequence[str] | pd.DataFrame,
+    *,
+    columns: int | None = None,
+    title: str = "",
+    save: Path | None = None,
+) -> Figure:
+    """Draw tiles in the order given, such as those a classifier is surest of, for a look by eye.
+
+    Parameters
+    ----------
+    tiles
+        ``(k, px, px, 3)`` uint8 RGB; 1 <= k <= 1000.
+    captions
+        As in `gallery`; a table's score is what a classifier says, its row the number to speak of a tile by.
+    columns
+        Tiles in a row; None makes the sheet about 4:3.
+
+    Raises
+    ------
+    DataError
+        No tiles, or no RGB tiles.
+    UsageError
+        More than 1000 tiles, or captions that do not go with them.
+    """
+    tiles = np.asarray(tiles)
+    _check_tiles(tiles, "tiles")
+    text = _captions(captions)
+    if not 1 <= len(tiles) <= MAX_HITS:
+        msg = f"{len(tiles)} tiles for one sheet, 1 to {MAX_HITS} fit; choose another k"
+        raise UsageError(msg) if len(tiles) else DataError(msg)
+    check_lengths("captions", len(text), len(tiles), "tiles")
+    sheet = _Sheet(len(tiles), edge=_edge(tiles[0], tiles), columns=columns, titled=bool(title))
+    return finish(sheet.figure(list(tiles), text, title), save)
 
 
 def _check_tiles(tiles: NDArray[Any], what: str) -> None:
@@ -139,6 +165,24 @@ class _Sheet:
         self.head = self.gap + (2 * self.line if titled else 0)
         self.width = self.gap + self.columns * self.step[0]
         self.height = self.head + math.ceil(count / self.columns) * self.step[1]
+
+    def figure(
+        self, tiles: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str, *, query: bool = False
+    ) -> Figure:
+        """Return the whole sheet; `query` marks the first tile."""
+        # one image as large as the picture, so no tile is ever resampled
+        picture = np.full((self.height, self.width, 3), 255, dtype=np.uint8)
+        figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
+        for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+            asked = query and place == 0
+            self.paste(picture, place, tile, query=asked)
+            self.write(figure, place, caption, query=asked)
+        ax = figure.add_axes((0, 0, 1, 1), zorder=-1)
+        ax.imshow(picture, interpolation="nearest", aspect="auto")
+        ax.set_axis_off()
+        if title:
+            self.write_title(figure, title)
+        return figure
 
     def corner(self, place: int) -> tuple[int, int]:
         """Return (left, top) of a tile."""

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import EllipseCollection
-from matplotlib.colors import Normalize, to_rgba
+from matplotlib.colors import BoundaryNorm, to_rgba
 from matplotlib.lines import Line2D
 
 from histostore.errors import NotFoundError, UsageError, near
 from histostore.pl.canvas import Canvas, Values, canvas, gene_values, given_values, plain_array, table_values
+from histostore.pl.scale import Limit, shared_bins, shared_norm
 from histostore.pl.style import (
     LABEL,
     MISSING,
@@ -28,16 +29,14 @@ from histostore.pl.style import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-
-type Limit = float | str | None
-"""A number, a percentile such as ``"p99"``, or None for the extreme."""
 
 PANEL_IN = 4.4
 HOLLOW = (1.0, 1.0, 1.0, 0.5)
@@ -130,6 +129,7 @@ def truth_and_prediction(
     cmap: str = "viridis",
     vmin: Limit = "p1",
     vmax: Limit = "p99",
+    bins: int | Sequence[float] | None = None,
     alpha: float = 1.0,
     fade: float = 0.4,
     label: str = "",
@@ -146,6 +146,9 @@ def truth_and_prediction(
         Put the bare image first, at full strength.
     vmin, vmax, alpha, fade
         As in `spatial`; percentiles are taken over all panels together.
+    bins
+        Colours in bins that all panels share, instead of from `vmin` to `vmax`: so many, cut at quantiles of the
+        measured values, or the inner edges.
     label
         Unit of the colour bar, such as ``log1p(CP10k)``.
 
@@ -159,7 +162,8 @@ def truth_and_prediction(
     panels = [("measured", measured), ("predicted", _layer_values(adata, place, prediction, gene, "prediction"))]
     if baseline is not None:
         panels.append(("baseline", _layer_values(adata, place, baseline, gene, "baseline")))
-    norm, extend = shared_norm([values for _, values in panels], vmin, vmax)
+    every = [values for _, values in panels]
+    norm, extend = shared_norm(every, vmin, vmax) if bins is None else (shared_bins(measured, every, bins), "neither")
     histology = histology and place.image is not None
     count = len(panels) + histology
     figure = new_figure(3.3 * count + 0.8, 3.3 * _aspect(place, crop=True) + 0.55)
@@ -190,33 +194,6 @@ def pearson(a: NDArray[Any], b: NDArray[Any]) -> float:
 def r_text(r: float) -> str:
     """Return Pearson's r as a title has it."""
     return f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
-
-
-def shared_norm(arrays: list[NDArray[np.float64]], vmin: Limit, vmax: Limit) -> tuple[Normalize, str]:
-    """Return one colour scale for several panels, and which ends of it are cut (matplotlib's ``extend``)."""
-    pooled = np.concatenate([np.ravel(a) for a in arrays])
-    pooled = pooled[np.isfinite(pooled)]
-    if not pooled.size:
-        return Normalize(0.0, 1.0), "neither"
-    low, high = _limit(vmin, pooled, 0.0), _limit(vmax, pooled, 100.0)
-    if low > high:
-        msg = f"colour scale runs from {low:g} to {high:g}; give vmin below vmax"
-        raise UsageError(msg)
-    cut = (bool(pooled.min() < low), bool(pooled.max() > high))
-    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[cut]
-    return Normalize(low, high if high > low else low + 1.0), extend
-
-
-def _limit(limit: Limit, values: NDArray[np.float64], extreme: float) -> float:
-    if limit is None:
-        return float(np.percentile(values, extreme))
-    if isinstance(limit, str):
-        number = limit.removeprefix("p")
-        if number == limit or not number.replace(".", "", 1).isdigit() or float(number) > 100:
-            msg = f"'{limit}' is no end of a colour scale; give a number or a percentile such as 'p99'"
-            raise UsageError(msg)
-        return float(np.percentile(values, float(number)))
-    return float(limit)
 
 
 def draw_image(ax: Axes, place: Canvas, *, crop: bool, fade: float = 0.0, bar: bool = True) -> None:
@@ -359,6 +336,9 @@ def _colour_bar(figure: Figure, spots: EllipseCollection, axes: list[Axes], labe
     # a mappable of its own: the bar must be opaque whatever the spots are
     solid = ScalarMappable(norm=spots.norm, cmap=spots.cmap)
     bar = figure.colorbar(solid, ax=axes, shrink=0.75, aspect=28, pad=0.02, extend=extend)
+    if isinstance(spots.norm, BoundaryNorm):
+        edges = spots.norm.boundaries
+        bar.set_ticks(list(edges), labels=[f"{e:.3g}" for e in edges])
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL, length=2)
     bar.set_label(plain(shorten(label, 40)), fontsize=LABEL)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Eight colours that people with any common colour blindness tell apart (Okabe and Ito 2008)."""
 
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+"""Beside the colours, for those who see none."""
+
 MISSING = "#6E6E6E"
 """Colour of what has no value."""
 

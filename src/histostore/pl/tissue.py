@@ -1,4 +1,4 @@
-"""What will be read of a slide: the tissue mask and the tiles, drawn on its overview."""
+"""Tissue and tiles on the overview of a slide: the mask, the plan of what is read, and values as a heat map."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from histostore.errors import DataError, SpecMismatchError
 from histostore.pl.style import (
     LABEL,
+    MISSING,
     OKABE_ITO,
     SMALL,
     TITLE,
@@ -28,6 +29,7 @@ from histostore.pl.style import (
 from histostore.protocols import TileStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -145,6 +147,95 @@ def plan_overlay(
     heading = f"{len(corners):,} tiles"
     ax.set_title(plain(f"{shorten(title, 40)} · {heading}" if title else heading), fontsize=TITLE)
     return finish(figure, save)
+
+
+def tile_map(
+    overview: NDArray[np.uint8],
+    downsample: float,
+    xy0: NDArray[np.number[Any]],
+    edge0: float,
+    values: ArrayLike,
+    *,
+    classes: Sequence[str] | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    cmap: str = "viridis",
+    alpha: float = 0.6,
+    label: str = "",
+    mpp0: float | None = None,
+    title: str = "",
+    save: Path | None = None,
+) -> Figure:
+    """Draw a heat map: every tile of a grid filled with the colour of its value, on the overview in pale grey.
+
+    Parameters
+    ----------
+    overview, downsample, xy0, edge0, mpp0
+        As in `plan_overlay`.
+    values
+        ``(n,)`` numbers, or classes where `classes` is given. What has none (NaN, None) is outlined in grey and counted
+        in the title.
+    classes
+        Every class there may be: a class has one colour on all slides.
+    vmin, vmax
+        Ends of the scale of numbers; None is the extreme.
+    alpha
+        Opacity of the tiles.
+    label
+        What the colour bar is called.
+    """
+    corners = np.asarray(xy0, dtype=np.float64).reshape(-1, 2) / downsample
+    edge = float(edge0) / downsample
+    array = np.asarray(values, dtype=object if classes is not None else np.float64)
+    check_lengths("values", len(array), len(corners), "tiles")
+    there = np.array([v is not None for v in array]) if classes is not None else np.isfinite(array)
+    figure, ax = _overview(_pale(overview), None if mpp0 is None else mpp0 * downsample, beside=classes is None)
+    if classes is None:
+        low, high = (float(f(array[there])) if there.any() else d for f, d in ((np.min, 0.0), (np.max, 1.0)))
+        norm = Normalize(low if vmin is None else vmin, high if vmax is None else vmax)
+        filled = PolyCollection(_squares(corners[there], edge), cmap=cmap, norm=norm, alpha=alpha, linewidths=0)
+        filled.set_array(array[there])
+        ax.add_collection(filled, autolim=False)
+        bar = figure.colorbar(ScalarMappable(norm, cmap), ax=ax, shrink=0.6, aspect=26, pad=0.02)
+        bar.set_label(plain(shorten(label, 40)), fontsize=LABEL)
+        bar.ax.tick_params(labelsize=SMALL, length=2)
+        bar.outline.set_visible(False)
+    else:
+        _filled_classes(figure, ax, corners, edge, array, classes, alpha)
+    if not there.all():
+        ax.add_collection(_tiles(corners[~there], edge, MISSING, 0.8), autolim=False)
+    missing = int((~there).sum())
+    parts = [shorten(title, 40), f"{len(corners):,} tiles", f"{missing:,} without value" if missing else ""]
+    ax.set_title(plain(" · ".join(p for p in parts if p)), fontsize=TITLE)
+    return finish(figure, save)
+
+
+def _pale(overview: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture in pale grey: pink under colours would make other colours of them."""
+    grey = 96 + overview.astype(np.float32).mean(axis=2, keepdims=True) * (159 / 255)
+    return np.repeat(grey.round().astype(np.uint8), 3, axis=2)
+
+
+def _filled_classes(
+    figure: Figure,
+    ax: Axes,
+    corners: NDArray[np.float64],
+    edge: float,
+    values: NDArray[Any],
+    classes: Sequence[str],
+    alpha: float,
+) -> None:
+    handles = []
+    for name, colour in zip(classes, categorical(len(classes)), strict=True):
+        which = values == name
+        shown = PolyCollection(_squares(corners[which], edge), facecolors=colour, alpha=alpha, linewidths=0)
+        ax.add_collection(shown, autolim=False)
+        text = f"{plain(shorten(name, 28))} ({int(which.sum()):,})"
+        handles.append(Patch(facecolor=colour, alpha=alpha, label=text))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False, fontsize=SMALL,
+        handlelength=1.0, handleheight=1.0, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _outlines(figure: Figure, ax: Axes, corners: NDArray[np.float64], edge: float, status: NDArray[Any] | None) -> None:

@@ -21,7 +21,7 @@ class Kind:
     """Arrays that every group of the kind has."""
     optional: tuple[str, ...] = ()
     owner: str = "slide"
-    """``slide``, or ``@heads`` / ``@indexes`` for groups of the whole store."""
+    """``slide``, or ``@heads`` / ``@backbones`` / ``@indexes`` for groups of the whole store."""
 
 
 _ALL = (
@@ -36,11 +36,14 @@ _ALL = (
     Kind(name="embeddings", version=1, arrays=("embedding", "status")),
     Kind(name="predictions", version=1, arrays=("prediction",)),
     Kind(name="heads", version=1, arrays=(), owner="@heads"),
+    Kind(name="backbones", version=1, arrays=(), owner="@backbones"),
     Kind(name="indexes", version=1, arrays=(), owner="@indexes"),
 )
 
 KINDS: dict[tuple[str, int], Kind] = {(k.name, k.version): k for k in _ALL}
 NEWEST: dict[str, Kind] = {k.name: k for k in sorted(_ALL, key=lambda k: k.version)}
+STORE_LEVEL = tuple(dict.fromkeys(k.owner for k in _ALL if k.owner != "slide"))
+"""Owners that are no slide: their groups belong to the whole store."""
 
 
 def kind_of(name: str, version: int) -> Kind:

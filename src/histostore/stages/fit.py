@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load, save
 
+from histostore.backbones.tuned import seen_by
 from histostore.content.tables import content_digest
 from histostore.errors import ConflictError, NotFoundError, near
 from histostore.heads.evaluate import cross_validate
@@ -19,6 +21,7 @@ from histostore.heads.panels import library_size
 from histostore.heads.registry import check_task
 from histostore.ids import check_slug
 from histostore.stages.training_data import Training, training_data
+from histostore.tables import Report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +63,7 @@ def fit(
     slides: Sequence[str] | None = None,
     where: str | None = None,
     region_share: float | None = None,
+    in_memory: int | None = None,
     save_as: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
@@ -73,6 +77,9 @@ def fit(
     ----------
     region_share
         For labels of polygons: the share of a tile that one must cover; by default it must hold the tile's centre.
+    in_memory
+        Bytes of embeddings (as float32) up to which they are loaded; beyond, ridge, MLP and the training mean go over
+        them block by block and other heads are refused. By default 1 GiB for heads that stream and 4 GiB for others.
 
     Raises
     ------
@@ -83,16 +90,30 @@ def fit(
     if save_as is not None:
         check_slug(save_as, "head name")
     data = training_data(
-        store, spec, backbone=backbone, tiles=tiles, slides=slides, where=where, region_share=region_share
-    )
+        store, spec, backbone=backbone, tiles=tiles, slides=slides, where=where, region_share=region_share,
+        in_memory=in_memory,
+    )  # fmt: skip
     if save_as is not None and not replace:
         _refuse_taken(store, save_as, spec, data)
     evaluation = _evaluate(spec, data, progress)
+    if note := _seen_by_backbone(store, data):
+        report = evaluation.report.merged(Report(notes=(note,)))
+        evaluation = dataclasses.replace(evaluation, report=report)
     head, ref = None, None
     if save_as is not None:
         head = _train(spec, data, progress)
         ref = _save(store, save_as, head, evaluation, data, where, replace=replace)
     return FitResult(spec, evaluation, head, ref, save_as, dict(data.report.counts), data)
+
+
+def _seen_by_backbone(store: Store, data: Training) -> str | None:
+    """Say which slides and patients that are scored here the backbone itself was tuned on."""
+    seen = seen_by(store, _embedding_attrs(data)["backbone_digest"])
+    shared = []
+    for column, names in seen.items():
+        if column in data.obs and (both := sorted(names & set(data.obs[column].astype(str)))):
+            shared.append(f"{column} {', '.join(both[:5])}{' …' if len(both) > 5 else ''}")
+    return f"the backbone was tuned on {'; '.join(shared)}: scores there are too good" if shared else None
 
 
 def _evaluate(spec: HeadSpec, data: Training, progress: Progress | None) -> Evaluation | LabelEvaluation:

@@ -21,6 +21,7 @@ REMADE_BY = {
     "embeddings": "embed",
     "predictions": "predict",
     "heads": "fit",
+    "backbones": "finetune",
     "indexes": "index",
 }
 """Derived kinds, and the command that makes each again from what is upstream."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from histostore.errors import HistostoreError
+from histostore.schema.kinds import STORE_LEVEL
 from histostore.store.files import PARTIAL
 from histostore.store.groups import DAMAGED, RECEIPTS, WORKING
 from histostore.store.manifest import GROUP, is_manifest_name, manifest_folder, owner_folder, read_manifest
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from histostore.store.files import Files
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
-
-STORE_OWNERS = ("@heads", "@indexes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Survey:
 def owners_of(store: Store) -> list[str]:
     """Return every owner that has anything in the store, committed or not, sorted."""
     folders = {name[:-1] for top in ("manifests", "slides") for name in store.files.children(top) if name[-1] == "/"}
-    return sorted(folders | {o for o in STORE_OWNERS if store.files.children(owner_folder(o))})
+    return sorted(folders | {o for o in STORE_LEVEL if store.files.children(owner_folder(o))})
 
 
 def survey(files: Files, owner: str) -> Survey:

@@ -1,0 +1,126 @@
+"""Backbones that were fine-tuned and kept in a store: found by name, loaded with their weights and record."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from histostore.backbones.load import load_backbone
+from histostore.backbones.names import STORE
+from histostore.errors import NotFoundError, UsageError, near
+from histostore.specs import BackboneSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from histostore.protocols import Backbone
+    from histostore.store.groups import Group
+    from histostore.store.manifest import Ref
+    from histostore.store.store import Store
+
+BACKBONES = "@backbones"
+KIND = "backbones"
+WEIGHTS = "weights.safetensors"
+RECORD = "backbone.json"
+
+
+def tuned_names(store: Store) -> list[str]:
+    """Return the names of a store's own backbones."""
+    return [r.name for r in store.manifest(BACKBONES).of_kind(KIND)]
+
+
+def find_tuned(store: Store, name: str) -> Ref:
+    """Return a tuned backbone's group; near names are suggested where there is none."""
+    ref = store.manifest(BACKBONES).get(KIND, name)
+    if ref is None:
+        known = tuned_names(store)
+        have = f"there are {', '.join(known)}" if known else "none was fine-tuned here; run finetune"
+        raise NotFoundError(f"no backbone '{name}' in {store.uri}{near(name, known)}; {have}")
+    return ref
+
+
+def tuned_record(store: Store, name: str) -> Mapping[str, Any]:
+    """Return what is known of a tuned backbone.
+
+    Returns
+    -------
+    dict
+        ``backbone`` (its spec), ``rebuild``, ``parent``, ``spec``, ``classes`` or ``columns``, ``blocks``, ``curves``,
+        ``split`` and ``groups`` (values of the split's column that were trained on, validated on and kept for testing),
+        and ``trained_on`` (rows and digests by slide).
+    """
+    record: dict[str, Any] = json.loads(_group(store, name).bytes(RECORD))
+    return record
+
+
+def seen_by(store: Store, digest: str) -> dict[str, set[str]]:
+    """Return the slides and patients whose tiles a backbone was tuned on, by the digest that its embeddings carry.
+
+    Parents that were tuned in the same store count. Empty for any other backbone. A head that is scored on such a slide
+    is scored on what its features have seen.
+    """
+    found: dict[str, set[str]] = {"slide": set(), "patient": set()}
+    own = [store.group(ref).attrs for ref in store.manifest(BACKBONES).of_kind(KIND)]
+    by_digest = {attrs["backbone_digest"]: attrs for attrs in own}
+    while attrs := by_digest.pop(digest, None):
+        found["slide"] |= set(attrs["trained_on"])
+        found["patient"] |= set(attrs["patients"] or ())
+        digest = attrs["parent"]["digest"]
+    return found
+
+
+def load_tuned(
+    store: Store,
+    name: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Any = "auto",
+    dihedral: bool = False,
+) -> Backbone:
+    """Load a tuned backbone of a store.
+
+    Options as in `load_backbone`.
+
+    Raises
+    ------
+    NotFoundError
+        The store has none of that name; near names are given.
+    CorruptionError
+        Its weights are not those that were committed.
+    """
+    group = _group(store, name)
+    record = json.loads(group.bytes(RECORD))
+    data = group.bytes(WEIGHTS)
+    from safetensors.torch import load
+
+    from histostore.backbones.torch_loader import rebuilt
+
+    spec = BackboneSpec.from_json(record["backbone"])
+    backbone = rebuilt(record["rebuild"], load(data), spec, device=device, threads=threads, precision=precision)
+    if not dihedral:
+        return backbone
+    from histostore.backbones.dihedral import DihedralBackbone
+
+    return DihedralBackbone(backbone)
+
+
+def load_for(store: Store, name: str, **options: Any) -> Backbone:
+    """Load a backbone by any name: ``store:NAME`` or the bare name of one of the store's own, else as `load_backbone`.
+
+    Raises
+    ------
+    UsageError
+        One of the store's own was asked for with other weights.
+    """
+    short = name.removeprefix(STORE)
+    if short == name and short not in tuned_names(store):
+        return load_backbone(name, **options)
+    for taken in ("checkpoint", "allow_pickle"):
+        if options.pop(taken, None):
+            raise UsageError(f"backbone '{name}' brings its own weights: no {taken}")
+    return load_tuned(store, short, **options)
+
+
+def _group(store: Store, name: str) -> Group:
+    return store.group(find_tuned(store, name))

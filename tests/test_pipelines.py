@@ -1,0 +1,56 @@
+"""Every pipeline runs on a small synthetic store, in seconds, with its own quick settings."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import histostore as hs
+from histostore.recipes import load_recipe, run
+
+if TYPE_CHECKING:
+    from histostore.testing.cohort import Cohort
+
+FOLDER = Path(__file__).parents[1] / "pipelines"
+PIPELINES = sorted(p for p in FOLDER.glob("*.py") if "\nRECIPE = " in p.read_text())
+
+
+@pytest.fixture(scope="module")
+def store(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
+    """Return a store with the synthetic cohort ingested, which the pipelines write into."""
+    made = hs.create(tmp_path_factory.mktemp("pipelines") / "store", name="synthetic")
+    hs.pp.ingest(made, sheet=cohort.sheet)
+    return made
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
+def test_a_pipeline_runs_on_a_synthetic_store(path: Path, store: hs.Store, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    made = run(recipe, store if recipe.needs_store else None, recipe.quick, "quick", out=tmp_path)
+    assert made.status == "done"
+    assert made.metrics
+    assert made.table()
+    protocol = json.loads((made.folder / "protocol.json").read_text())
+    assert protocol["citation"] == recipe.citation
+    assert not run(recipe, store if recipe.needs_store else None, recipe.quick, "quick", out=tmp_path).fresh
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
+def test_a_pipeline_says_what_it_reproduces_and_what_differs(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.reproduces
+    assert recipe.differs
+    assert recipe.name == path.stem
+    assert "differs" in (ast.get_docstring(ast.parse(path.read_text())) or "")
+
+
+def test_st_net_scores_against_the_training_mean(store: hs.Store, tmp_path: Path) -> None:
+    recipe = load_recipe(FOLDER / "st_net.py")
+    made = run(recipe, store, {**recipe.quick, "genes": "top-mean:10"}, "small", out=tmp_path)
+    assert made.metrics["folds"] == 2
+    assert made.metrics["mse_gain"] == pytest.approx(1 - made.metrics["mse"] / made.metrics["mse_training_mean"])
+    assert {row["method"] for row in made.table()} >= {"training mean", "image"}
