@@ -116,7 +116,7 @@ def test_renn_red_stays_red_from_the_file_to_the_store(tmp_path):
     store = hs.create(tmp_path / "S")
     hs.pp.ingest(store, slide="R", image=tmp_path / "red.png", mpp=0.5, points=tmp_path / "points.csv",
                  spec=IngestSpec(allow_off_tissue=True))  # fmt: skip
-    hs.pp.tile(store, hs.TileSpec.at_points("points", px=64), pixels=hs.PixelSpec(codec="lossless"))
+    hs.pp.tile(store, hs.TileSpec.at_spots(px=64), pixels=hs.PixelSpec(codec="lossless"))
     manifest = store.slide("R")
     tile = store.group(manifest.find("pixels", None)).array("pixels").read(np.array([0]))[0]
     assert tile.reshape(-1, 3).mean(0).tolist() == [220, 0, 40]

@@ -40,8 +40,9 @@ def ingest(
     Parameters
     ----------
     slide
-        Id of the slide; its files follow as keywords: `image`, and of `mpp`, `mag`, `st_counts`, `st_spots`,
-        `visium`, `anndata`, `points`, `obs` and `geojson` those there are.
+        Id of the slide; its files follow as keywords: `image` (or `image_folder`, a folder of images in class-named
+        subfolders: each becomes a point with its folder as the label ``class``), and of `mpp`, `mag`, `st_counts`,
+        `st_spots`, `visium`, `anndata`, `points`, `obs` and `geojson` those there are.
     sheet
         A CSV or TSV with the same names as columns instead, and any metadata columns.
     spec
@@ -59,6 +60,8 @@ def ingest(
     if sheet is not None:
         samples = read_sheet(sheet)
     else:
+        if files.get("image_folder") is not None:
+            files |= {"image": files["image_folder"], "image_folder": True}
         paths: dict[str, Any] = {k: Path(v) if k in _FILES and v is not None else v for k, v in files.items()}
         samples = [Sample(slide=str(slide), meta=meta or {}, **paths)]
     return [_ingest(store, sample, spec, progress=progress) for sample in samples]
@@ -71,15 +74,24 @@ def annotate(
     table: str | Path | None = None,
     geojson: str | Path | None = None,
     obs: str | Path | None = None,
+    review: str | Path | None = None,
     name: str | None = None,
     replace: bool = False,
     **fields: str,
 ) -> list[StageResult]:
-    """Add metadata (`table` or keywords), polygons (`geojson`) or labels per spot (`obs`) that arrive later."""
+    """Add what arrives later: metadata (`table` or keywords), polygons (`geojson`), labels per spot (`obs`).
+
+    A table of tiles that `hs.tl.review` wrote and people filled in (`review`) becomes the obs column ``review``, or
+    `name`, of all slides in it.
+    """
     if table is not None:
         return _annotate.annotate_table(store, table)
+    if review is not None:
+        from histostore.stages.review_labels import REVIEW, annotate_review
+
+        return annotate_review(store, Path(review), name=name or REVIEW, replace=replace)
     if slide is None:
-        raise UsageError("say which slide; only a table names its slides itself")
+        raise UsageError("say which slide; only tables name their slides themselves")
     done = []
     if geojson is not None:
         done.append(_annotate.annotate_regions(store, slide, geojson, name=name, replace=replace))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
-from histostore.backbones import load_backbone
+from histostore.backbones.finetune_spec import AugmentSpec, FinetuneSpec
+from histostore.backbones.tuned import load_for
 from histostore.errors import UsageError
 from histostore.head_specs import UNITS, BagSpec, FeatureSpec, HeadSpec, LabelSpec, PanelSpec, SplitSpec
 from histostore.stages.embed import embed as _embed
@@ -15,17 +17,24 @@ from histostore.stages.predict import predict as _predict
 from histostore.stages.search import Hits, only_backbone
 from histostore.stages.search import search as _search
 from histostore.stages.training_data import is_metadata
+from histostore.stages.training_data import pool as _pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from histostore.progress import Progress
     from histostore.protocols import Backbone
+    from histostore.stages.finetune import FinetuneResult
     from histostore.stages.result import StageResult
+    from histostore.stages.review import Review
     from histostore.store.store import Store
+    from histostore.view import View
 
-__all__ = ["embed", "factors", "fit", "predict", "search"]
+__all__ = ["embed", "factors", "finetune", "fit", "pool", "predict", "review", "search"]
 
 
 def embed(
@@ -42,7 +51,7 @@ def embed(
     Options as in `histostore.stages.embed.embed`.
     """
     wanted: list[Any] = list(backbone) if isinstance(backbone, list | tuple) else [backbone]
-    loaded: list[Backbone] = [load_backbone(b) if isinstance(b, str) else b for b in wanted]
+    loaded: list[Backbone] = [load_for(store, b) if isinstance(b, str) else b for b in wanted]
     chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())
     return [r for s in chosen for r in _embed(store, s, loaded, tiles=tiles, progress=progress, **options)]
 
@@ -147,6 +156,48 @@ def _names(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return found
 
 
+def finetune(
+    store: Store,
+    backbone: str | Backbone,
+    targets: Any,
+    *,
+    save: str,
+    tiles: str | None = None,
+    slides: Sequence[str] | None = None,
+    where: str | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    allow_mpp: bool = False,
+    replace: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> FinetuneResult:
+    """Train the last blocks of a backbone on stored tiles: a new backbone, with a digest of its own.
+
+    Parameters
+    ----------
+    backbone
+        The parent: a name, or a loaded backbone.
+    targets
+        An obs column of classes, columns of numbers, or a Series or DataFrame by ``<slide>:<point>``.
+    save
+        Name of the new backbone, which `embed` then takes.
+    options
+        Fields of `FinetuneSpec` (``blocks``, ``by``, ``test``, ``lr``, …) and of `AugmentSpec` (``blur``, ``hue``, …).
+    """
+    from histostore.stages.finetune import finetune as run
+
+    fields = {f.name for f in dataclasses.fields(AugmentSpec)}
+    augment = AugmentSpec.from_json({k: options.pop(k) for k in list(options) if k in fields})
+    name = backbone if isinstance(backbone, str) else backbone.spec.name
+    spec = FinetuneSpec.from_json({"backbone": name, "augment": augment.to_json(), **options})
+    return run(
+        store, spec, targets=targets, save_as=save, tiles=tiles, slides=slides, where=where,
+        backbone=None if isinstance(backbone, str) else backbone, device=device, workers=workers, allow_mpp=allow_mpp,
+        replace=replace, progress=progress,
+    )  # fmt: skip
+
+
 def predict(
     store: Store,
     head: str,
@@ -160,6 +211,50 @@ def predict(
     return [_predict(store, s, head, tiles=tiles, replace=replace) for s in chosen]
 
 
+def review(
+    store: Store,
+    head: str,
+    *,
+    k: int = 50,
+    folder: str | Path | None = None,
+    slides: str | Sequence[str] | None = None,
+    per_slide: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> Review:
+    """Choose tiles of a classifier's predictions for people to look at.
+
+    With `folder` the round is written there: ``review.csv`` to fill in the labels (``hs.pp.annotate(store,
+    review=…)`` brings them back), contact sheets and a page. Other options (`uncertain`, `of`, `tiles`, `again`) as in
+    `histostore.stages.review.review`.
+    """
+    from pathlib import Path
+
+    from histostore.stages.review import review as run
+
+    chosen = [slides] if isinstance(slides, str) else slides
+    found = run(store, head, k=k, slides=chosen, per_slide=per_slide, **options)
+    if folder is not None:
+        found.write(Path(folder), per_slide=per_slide, overwrite=overwrite)
+    return found
+
+
+def pool(
+    rows: View, *, tiles: int | None = None, seed: int = 0, how: Literal["mean", "tiles"] = "mean"
+) -> tuple[NDArray[np.float32], list[int]]:
+    """Return one row per slide of a view, and how many tiles each is made of.
+
+    Parameters
+    ----------
+    tiles
+        Drawn per slide, by seed, slide and tile id; all of them by default. Unreadable ones are not drawn.
+    how
+        Their ``mean`` ``(slides, d)``, or the ``tiles`` side by side ``(slides, tiles * d)``, NaN where a slide has
+        fewer.
+    """
+    return _pool(rows, BagSpec(tiles=tiles, pool=how), seed=seed)
+
+
 def search(store: Store, *, image: Any = None, **options: Any) -> Hits:
     """Find look-alikes of a tile (`slide` and `spot`), of an image (array or file), or of a vector.
 
@@ -167,7 +262,7 @@ def search(store: Store, *, image: Any = None, **options: Any) -> Hits:
     """
     if image is not None and options.get("embed_with") is None:
         options["backbone"] = options.get("backbone") or only_backbone(store, options.get("tiles"))
-        options["embed_with"] = load_backbone(options["backbone"])
+        options["embed_with"] = load_for(store, options["backbone"])
     return _search(store, image=read_image(image) if image is not None else None, **options)
 
 

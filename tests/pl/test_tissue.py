@@ -5,7 +5,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 
 from histostore.errors import SpecMismatchError, UsageError
-from histostore.pl import mask_overlay, plan_overlay
+from histostore.pl import mask_overlay, plan_overlay, tile_map
 from histostore.pl.tissue import STATUS_COLOURS
 from histostore.protocols import TileStatus
 
@@ -69,3 +69,29 @@ def test_a_plan_without_tiles_is_an_overview():
 def test_a_status_of_another_length_is_refused():
     with pytest.raises(UsageError, match="2 status codes for 1 tiles"):
         plan_overlay(OVERVIEW, 16.0, np.zeros((1, 2)), 160, status=[0, 1])
+
+
+def test_a_heat_map_fills_every_tile_with_the_colour_of_its_value():
+    overview = np.full((100, 200, 3), 240, np.uint8)
+    corners = np.array([(x, y) for y in (0, 400) for x in (0, 400, 800)], dtype=float)
+    values = np.array([0.0, 0.5, 1.0, 0.25, np.nan, 0.75])
+    figure = tile_map(overview, 10.0, corners, 400.0, values, vmin=0, vmax=1, title="T")
+    filled, missing = (c for c in figure.axes[0].collections)
+    np.testing.assert_array_equal(filled.get_array(), values[np.isfinite(values)])
+    assert filled.get_clim() == (0, 1)
+    np.testing.assert_allclose(filled.get_paths()[1].get_extents().extents, (40, 0, 80, 40))
+    assert len(missing.get_paths()) == 1
+    assert figure.axes[0].get_title() == "T · 6 tiles · 1 without value"
+
+
+def test_a_class_has_its_colour_on_every_heat_map():
+    overview = np.full((100, 100, 3), 240, np.uint8)
+    corners = np.array([(0, 0), (50, 0)], dtype=float)
+
+    def colours(calls):
+        figure = tile_map(overview, 1.0, corners, 50.0, calls, classes=("a", "b"))
+        drawn = [c.get_facecolor() for c in figure.axes[0].collections if len(c.get_paths())]
+        return {tuple(faces[0][:3]) for faces in drawn if len(faces)}
+
+    assert colours(["b", "b"]) <= colours(["a", "b"])
+    assert colours(["b", None]) == colours(["b", "b"])

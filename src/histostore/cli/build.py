@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import chosen_slides, each, names, pairs, show_stage, the_store
+from histostore.cli.common import chosen_slides, each, names, pairs, show, show_stage, the_store
 from histostore.cli.progress import Line
 from histostore.errors import UsageError
 from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
@@ -34,7 +34,7 @@ def ingest(args: argparse.Namespace) -> int:
         min_match=args.min_match, drop_off_image=args.drop_off_image, allow_normalised=args.allow_normalised,
         allow_off_tissue=args.allow_off_tissue, force_mpp=args.force_mpp, targeted=args.targeted,
     )  # fmt: skip
-    backbones = _backbones(args.embed) if args.embed else []
+    backbones = _backbones(store, args.embed) if args.embed else []
     if backbones and args.px is None:
         raise UsageError("--embed tiles at spots: give their size with --px")
 
@@ -53,15 +53,16 @@ def _samples(args: argparse.Namespace) -> list[Sample]:
         raise UsageError("give --sheet, or one slide with --slide and --image")
     if args.sheet is not None:
         return list(read_sheet(args.sheet))
-    if args.image is None:
-        raise UsageError(f"slide '{args.slide}' needs its --image")
+    if (args.image is None) == (args.image_folder is None):
+        raise UsageError(f"slide '{args.slide}' needs its --image, or an --image-folder")
 
     def path(value: str | None) -> Path | None:
         return Path(value) if value is not None else None
 
     return [
         Sample(
-            slide=args.slide, image=Path(args.image), mpp=args.mpp, mag=args.mag, st_counts=path(args.st_counts),
+            slide=args.slide, image=Path(args.image or args.image_folder),
+            image_folder=args.image_folder is not None, mpp=args.mpp, mag=args.mag, st_counts=path(args.st_counts),
             st_spots=path(args.st_spots), visium=path(args.visium), anndata=path(args.anndata),
             points=path(args.points), obs=path(args.obs), geojson=path(args.geojson),
             meta=pairs(args.meta, "--meta"),
@@ -84,13 +85,21 @@ def annotate(args: argparse.Namespace) -> int:
     from histostore.stages import annotate as stage
 
     store = the_store(args, writing=True)
-    asked = [n for n in ("table", "geojson", "obs") if getattr(args, n) is not None] + (["set"] if args.set else [])
+    kinds = ("table", "geojson", "obs", "review")
+    asked = [n for n in kinds if getattr(args, n) is not None] + (["set"] if args.set else [])
     if len(asked) != 1:
-        raise UsageError("give one of --table, --geojson, --obs and --set")
-    if asked[0] != "table" and args.slide is None:
+        raise UsageError("give one of --table, --geojson, --obs, --review and --set")
+    if asked[0] not in ("table", "review") and args.slide is None:
         raise UsageError(f"--{asked[0]} needs --slide")
     if args.table is not None:
         results = stage.annotate_table(store, args.table, by=args.by)
+    elif args.review is not None:
+        from histostore.stages.review_labels import REVIEW, annotate_review
+
+        results = annotate_review(
+            store, Path(args.review), name=args.name or REVIEW, classes=names(args.classes) or (),
+            min_match=args.min_match, replace=args.replace,
+        )  # fmt: skip
     elif args.geojson is not None:
         results = [stage.annotate_regions(store, args.slide, args.geojson, name=args.name, replace=args.replace)]
     elif args.obs is not None:
@@ -145,10 +154,55 @@ def _tile_spec(args: argparse.Namespace) -> TileSpec:
     return TileSpec.at_points(args.at, **options)
 
 
-def _backbones(text: str, **options: Any) -> list[Backbone]:
-    from histostore.backbones import load_backbone
+def _backbones(store: Store, text: str, **options: Any) -> list[Backbone]:
+    from histostore.backbones.tuned import load_for
 
-    return [load_backbone(name, **options) for name in names(text) or []]
+    return [load_for(store, name, **options) for name in names(text) or []]
+
+
+def finetune(args: argparse.Namespace) -> None:
+    """Tune a backbone on stored tiles."""
+    from histostore import tl
+
+    store = the_store(args, writing=True)
+    result = tl.finetune(
+        store, args.backbone, _columns(args.target), save=args.save, tiles=args.tiles, slides=names(args.slides),
+        where=args.where, workers=args.workers, device=args.device, allow_mpp=args.allow_mpp, replace=args.replace,
+        progress=Line(), **_finetune_options(args),
+    )  # fmt: skip
+    curves = result.curves
+    left = ", ".join(f"{n:,} {what} left out" for what, n in result.left_out.items() if n)
+    kept = curves["best_epoch"]
+    loss = curves["validation_loss"][kept - 1]
+    of = f"epoch {kept} of {len(curves['validation_loss'])} kept: validation loss {loss:.4g}"
+    lines = [
+        f"backbone '{result.name}' {result.done} ({result.backbone.spec.digest[:8]}), {of}",
+        f"split: {result.record['split']}{'; ' + left if left else ''}",
+        f"use it: histostore embed {args.store} --backbone {result.name}",
+    ]
+    show(result.to_json(), "\n".join(lines), args)
+
+
+def _columns(text: str) -> str | list[str]:
+    found = names(text) or [text]
+    return found[0] if len(found) == 1 else found
+
+
+def _finetune_options(args: argparse.Namespace) -> dict[str, Any]:
+    from histostore.heads.registry import parse_options
+
+    if args.blocks != "all" and not args.blocks.isdigit():
+        raise UsageError(f"--blocks is {args.blocks!r}: give a number, or all")
+    return {
+        "blocks": args.blocks if args.blocks == "all" else int(args.blocks),
+        "by": args.by,
+        "test": tuple(names(args.test) or ()),
+        "allow_same_patient": args.allow_same_patient,
+        "missing": "leave-out" if args.leave_out_missing else "refuse",
+        "class_weight": args.class_weight,
+        "seed": args.seed,
+        **dict(parse_options(args.set)),
+    }
 
 
 def embed(args: argparse.Namespace) -> int:
@@ -160,8 +214,9 @@ def embed(args: argparse.Namespace) -> int:
     if args.shard_rows > CHUNK_ROWS and args.shard_rows % CHUNK_ROWS:
         raise UsageError(f"--shard-rows is {args.shard_rows}: give at most {CHUNK_ROWS}, or a multiple of it")
     backbones = _backbones(
-        args.backbone, device=args.device, threads=args.threads, precision=args.precision, dihedral=args.dihedral,
-        checkpoint=Path(args.checkpoint) if args.checkpoint is not None else None, allow_pickle=args.allow_pickle,
+        store, args.backbone, device=args.device, threads=args.threads, precision=args.precision,
+        dihedral=args.dihedral, allow_pickle=args.allow_pickle,
+        checkpoint=Path(args.checkpoint) if args.checkpoint is not None else None,
     )  # fmt: skip
     spec = EmbeddingSpec(dtype=args.dtype, shard_rows=args.shard_rows, chunk_rows=min(CHUNK_ROWS, args.shard_rows))
 

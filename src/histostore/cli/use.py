@@ -1,4 +1,4 @@
-"""The commands that use a store: fit, predict, search, export."""
+"""The commands that use a store: fit, predict, review, search, export."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def fit(args: argparse.Namespace) -> None:
     from histostore.stages.search import only_backbone
 
     store, report = the_store(args, writing=args.save is not None), target(args.report)
+    protocol = target(args.protocol)
     backbone = args.backbone or only_backbone(store, args.tiles)
     features = (
         TUNED if args.tune_features else FeatureSpec(context_um=_sigmas(args.context_um), standardise=args.standardise)
@@ -59,6 +60,10 @@ def fit(args: argparse.Namespace) -> None:
         from histostore.stages.pictures import fit_report
 
         fit_report(report, store, result)
+    if protocol is not None:
+        from histostore.stages.protocol import write_protocol
+
+        write_protocol(protocol, result)
     value = result.evaluation.to_json() | {"left_out": dict(result.left_out), "head": result.name}
     show(value, _fit_text(result, args), args)
 
@@ -133,27 +138,71 @@ def _chosen(chosen: dict[str, Any]) -> str:
 def predict(args: argparse.Namespace) -> int:
     """Apply a saved head."""
     from histostore.stages.predict import predict as run
+    from histostore.stages.predict import write_predictions
 
-    store, output = the_store(args, writing=True), target(args.output, overwrite=args.overwrite)
-    if output is not None and output.suffix not in (".h5ad", ".zarr", ".csv"):
-        raise UsageError(f"{output}: the name must end in .h5ad, .zarr or .csv")
+    store = the_store(args, writing=True)
     slides = chosen_slides(store, args)
+    files = _prediction_files(args, slides)
 
     def one(slide: str) -> list[StageResult]:
         return [run(store, slide, args.head, tiles=args.tiles, replace=args.replace)]
 
     worst = each([(s, partial(one, s)) for s in slides], args)
-    if worst == 0 and output is not None:
-        from histostore.stages.predict import write_predictions
-
-        path = write_predictions(store, slides, args.head, output, tiles=args.tiles, overwrite=args.overwrite)
+    if worst:
+        return worst
+    for path, of in files:
+        write_predictions(
+            store, of, args.head, path, tiles=args.tiles, names=names(args.genes), overwrite=args.overwrite
+        )
         show({"written": str(path)}, f"wrote {path}", args)
-    if worst == 0 and args.picture is not None:
-        from histostore.stages.pictures import prediction_maps
+    if args.picture is not None:
+        from histostore.stages.prediction_maps import prediction_maps
 
-        for path in prediction_maps(store, slides, args.head, Path(args.picture), genes=names(args.genes)):
+        folder = Path(args.picture)
+        for path in prediction_maps(store, slides, args.head, folder, tiles=args.tiles, names=names(args.genes)):
             show({"written": str(path)}, f"wrote {path}", args)
-    return worst
+    return 0
+
+
+def _prediction_files(args: argparse.Namespace, slides: list[str]) -> list[tuple[Path, list[str]]]:
+    """Return the files of -o and the slides in each, checked before any work; ``{slide}`` stands for one file each."""
+    from histostore.stages.predict import NAME_THEM, OF_ONE_IMAGE, file_format
+
+    if args.output is None:
+        return []
+    form = file_format(Path(args.output))
+    if "{slide}" in args.output:
+        wanted = [(args.output.replace("{slide}", s), [s]) for s in slides]
+    elif form in OF_ONE_IMAGE and len(slides) > 1:
+        raise UsageError(
+            f"{args.output}: {form} files are of one image, and there are {len(slides)} slides; {NAME_THEM}"
+        )
+    else:
+        wanted = [(args.output, slides)]
+    found = []
+    for name, of in wanted:
+        path = target(name, overwrite=args.overwrite)
+        assert path is not None
+        found.append((path, of))
+    return found
+
+
+def review(args: argparse.Namespace) -> None:
+    """Write a round of review."""
+    from histostore.stages.review import review as run
+
+    store, folder = the_store(args), target(args.output)
+    assert folder is not None
+    found = run(
+        store, args.head, k=args.k, per_slide=args.per_slide, uncertain=args.uncertain, of=args.of,
+        slides=names(args.slides), tiles=args.tiles, again=args.again, name=args.name,
+    )  # fmt: skip
+    written = found.write(folder, per_slide=args.per_slide, overwrite=args.overwrite)
+    counts = ", ".join(f"{n:,} {what}" for what, n in found.report.counts.items() if n)
+    lines = [f"{len(found)} tiles to look at ({counts})", *(f"wrote {path}" for path in written)]
+    lines.append(f"fill in its labels, then: histostore annotate {args.store} --review {written[0]}")
+    value = {"tiles": len(found), "report": found.report.to_json(), "written": [str(p) for p in written]}
+    show(value, "\n".join(lines), args)
 
 
 def search(args: argparse.Namespace) -> None:

@@ -26,6 +26,8 @@ class Sample:
 
     slide: str
     image: Path
+    image_folder: bool = False
+    """`image` is a folder of images in class-named subfolders."""
     mpp: float | None = None
     mag: float | None = None
     st_counts: Path | None = None

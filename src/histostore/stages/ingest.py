@@ -22,8 +22,10 @@ from histostore.io.obs import read_points as read_given_points
 from histostore.io.st import read_st
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.slides import open_slide
-from histostore.slides.source import source_digest
+from histostore.slides.folder import FolderSlide
+from histostore.slides.source import source_bytes, source_digest
 from histostore.specs import MaskSpec, SpecBase
+from histostore.stages.image_folder import check_folder, points_of_images
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import mpp_of
 from histostore.tables import Report
@@ -96,11 +98,12 @@ def ingest(
     (progress or Silent()).say(f"ingest {sample.slide}")
     _check_names(sample)
     path = Path(sample.image).absolute()
+    check_folder(sample, path)
     with watch.timed("read"), open_slide(path) as image:
-        assay = _read_assay(sample, spec)
+        assay = _read_assay(sample, spec, image)
         mpp, origin, notes = _mpp_of(sample, image, assay, spec)
         report = assay.report.merged(Report({}, tuple(notes)))
-        if assay.points is not None:
+        if assay.points is not None and not sample.image_folder:
             with naming(_spot_file(sample), path):
                 keep, off = check_on_image(assay.points, image.size_px, drop=spec.drop_off_image)
             if not keep.all():
@@ -234,7 +237,7 @@ def _meta(store: Store, sample: Sample, mpp: float, origin: str) -> tuple[Ref, R
     return old, Report({}, notes)
 
 
-def _read_assay(sample: Sample, spec: IngestSpec) -> _Assay:
+def _read_assay(sample: Sample, spec: IngestSpec, image: Slide) -> _Assay:
     kinds = [k for k in ("st_counts", "visium", "anndata", "points") if getattr(sample, k) is not None]
     if len(kinds) > 1:
         raise UsageError(f"slide '{sample.slide}' has {' and '.join(kinds)}: give one source of spots")
@@ -260,11 +263,14 @@ def _read_assay(sample: Sample, spec: IngestSpec) -> _Assay:
         assay.report = assay.report.merged(taken)
     elif sample.points is not None:
         assay.points = read_given_points(sample.points)
+    elif isinstance(image, FolderSlide):
+        assay.points, assay.obs, assay.report = points_of_images(image)
     if sample.obs is not None:
         if assay.points is None:
             raise UsageError(f"slide '{sample.slide}' has obs but no spots to join it to")
         with naming(sample.obs):
-            assay.obs, joined = join_obs(assay.points, read_obs_table(sample.obs))
+            table, joined = join_obs(assay.points, read_obs_table(sample.obs))
+        assay.obs = table if assay.obs is None else table.assign(**assay.obs)
         labels = {f"labels {what.replace('_', ' ')}": n for what, n in joined.counts.items()}
         assay.report = assay.report.merged(Report(labels, joined.notes))
     return assay
@@ -291,7 +297,7 @@ def _about(path: Path, image: Slide) -> dict[str, Any]:
     return {
         "uri": str(path),
         "filename": path.name,
-        "bytes": path.stat().st_size,
+        "bytes": source_bytes(path),
         "reader": image.reader,
         "width": image.size_px[0],
         "height": image.size_px[1],

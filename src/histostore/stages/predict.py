@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.content.calls import call_classes
-from histostore.errors import ConflictError, SpecMismatchError, UsageError
+from histostore.errors import SpecMismatchError, UsageError
+from histostore.io.staged import write_text
 from histostore.progress import Stopwatch
 from histostore.stages.export import write_adata
 from histostore.stages.fit import load_head, stale
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.training_data import pool, slide_obs
+from histostore.stages.viewer_files import write_geojson, write_loupe_csv
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
 from histostore.tables import Report
@@ -24,12 +26,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from histostore.store.store import Store
     from histostore.view import View
 
 CHUNK_ROWS = 4096
+
+FORMATS = {".h5ad": "AnnData", ".zarr": "AnnData", ".loupe.csv": "Loupe", ".csv": "CSV", ".geojson": "QuPath"}
+"""End of a file's name -> what it becomes."""
+
+OF_ONE_IMAGE = ("QuPath", "Loupe")
+NAME_THEM = "put {slide} into the name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,33 +122,82 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
     )  # fmt: skip
 
 
+def file_format(path: Path) -> str:
+    """Return what a file of predictions will be, by the end of its name.
+
+    Raises
+    ------
+    UsageError
+        Its name ends in nothing known.
+    """
+    for end, form in FORMATS.items():
+        if path.name.endswith(end):
+            return form
+    raise UsageError(f"{path}: the name must end in {', '.join(FORMATS)}")
+
+
 def write_predictions(
-    store: Store, slides: Sequence[str], head: str, path: Path, *, tiles: str | None = None, overwrite: bool = False
+    store: Store,
+    slides: Sequence[str],
+    head: str,
+    path: Path,
+    *,
+    tiles: str | None = None,
+    names: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write the predictions of several slides as one ``.h5ad``, ``.zarr`` (genes as variables) or ``.csv``."""
-    import anndata as ad
+    """Write predictions as a file.
+
+    Parameters
+    ----------
+    path
+        Its end says what it becomes: ``.h5ad`` or ``.zarr`` (AnnData, what is predicted as variables), ``.csv``,
+        ``.geojson`` (objects for QuPath) or ``.loupe.csv`` (groups of spots for Loupe Browser).
+    names
+        Which of the predicted values go to QuPath (default: all) and Loupe (a head of numbers needs one).
+
+    Raises
+    ------
+    UsageError
+        Several slides in a file that belongs to one image.
+    """
+    form = file_format(path)
+    if form in OF_ONE_IMAGE:
+        if len(slides) != 1:
+            raise UsageError(f"{path}: {form} files are of one image and {len(slides)} slides are asked; {NAME_THEM}")
+        write = write_geojson if form == "QuPath" else write_loupe_csv
+        return write(read_prediction(store, slides[0], head, tiles=tiles), head, path, names=names, overwrite=overwrite)
+    found = [read_prediction(store, s, head, tiles=tiles) for s in slides]
+    if form == "CSV":
+        return write_text(path, [_with_calls(found).to_csv(lineterminator="\n")], overwrite=overwrite)
+    return write_adata(_as_adata(found, head), path, overwrite=overwrite)
+
+
+def _with_calls(found: Sequence[Prediction]) -> pd.DataFrame:
     import pandas as pd
 
-    found = [read_prediction(store, s, head, tiles=tiles) for s in slides]
     table = pd.concat([p.frame() for p in found])
     if found[0].threshold is not None:
         table.insert(0, "call", np.concatenate([p.calls() for p in found]))
-    if path.suffix == ".csv":
-        if path.exists() and not overwrite:
-            raise ConflictError(f"{path} is there already; choose another name, or pass --overwrite")
-        table.to_csv(path)
-        return path
-    calls = table.pop("call") if "call" in table else None
+    return table
+
+
+def _as_adata(found: Sequence[Prediction], head: str) -> AnnData:
+    import anndata as ad
+    import pandas as pd
+
+    table = pd.concat([p.frame() for p in found])
     adata = ad.AnnData(X=table.to_numpy(), var=pd.DataFrame(index=table.columns))
     if found[0].per_slide:
         adata.obs = pd.concat([slide_obs(p.view) for p in found])
     else:
         joined = ad.concat([p.view.to_adata(counts=False) for p in found], join="outer", uns_merge="unique")
         adata = ad.AnnData(X=adata.X, obs=joined.obs, obsm=dict(joined.obsm), uns=dict(joined.uns), var=adata.var)
-    if calls is not None:
-        adata.obs["call"] = pd.Categorical(calls.to_numpy(), categories=list(table.columns))
+    if found[0].threshold is not None:
+        calls = np.concatenate([p.calls() for p in found])
+        adata.obs["call"] = pd.Categorical(calls, categories=list(table.columns))
     adata.uns["predicted_by"] = head
-    return write_adata(adata, path, overwrite=overwrite)
+    return adata
 
 
 def read_prediction(store: Store, slide: str, head: str, *, tiles: str | None = None) -> Prediction:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.errors import SlideError
 from histostore.slides import open_slide
-from histostore.slides.source import source_digest
+from histostore.slides.source import source_bytes, source_changed_ns, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +42,7 @@ def open_source(store: Store, manifest: Manifest) -> Slide:
         raise SlideError(
             f"the image of slide '{manifest.owner}' is gone: {path}; put it back, or use tiles that were stored"
         )
-    stat = path.stat()
-    if _digest(str(path), stat.st_size, stat.st_mtime_ns) != attrs["sha256"]:
+    if _digest(str(path), source_bytes(path), source_changed_ns(path)) != attrs["sha256"]:
         raise SlideError(
             f"{path} is not the file slide '{manifest.owner}' was ingested from (sha256 differs); "
             "a re-scan is a new slide: ingest it under another id"

@@ -12,6 +12,8 @@ import pandas as pd
 from histostore.content.tables import content_digest
 from histostore.errors import NotFoundError, UsageError, near
 from histostore.heads.labels import class_labels
+from histostore.heads.registry import head_class, names
+from histostore.heads.rows import STREAM_BYTES
 from histostore.tables import Report
 from histostore.view import view
 
@@ -22,8 +24,13 @@ if TYPE_CHECKING:
 
     from histostore.genes import Genes
     from histostore.head_specs import BagSpec, HeadSpec
+    from histostore.heads.rows import Table
     from histostore.store.store import Store
     from histostore.view import View
+
+
+HOLD_BYTES = 4 << 30
+"""Embeddings that would take more than this as float32 are refused to a head that cannot stream: 4 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +38,8 @@ class Training:
     """Aligned rows of a cohort."""
 
     view: View
-    X: NDArray[Any]
-    """``(n, d)``"""
+    X: Any
+    """``(n, d)`` embeddings: an array, or a row source where they are too many to be held."""
     obs: pd.DataFrame
     genes: Genes | None = None
     """Counts of the rows, where the head predicts genes or all rows have them."""
@@ -46,7 +53,7 @@ class Training:
 
     def arrays(self, spec: HeadSpec) -> dict[str, Any]:
         """Return what `histostore.heads.evaluate.cross_validate` takes."""
-        given: dict[str, Any] = {"X": self.X, "obs": self.obs}
+        given: dict[str, Any] = {"X": self.X, "obs": self._obs(spec)}
         if self.genes is not None:
             given["counts"] = self.genes.matrix
         if spec.task == "genes" and self.genes is not None:
@@ -54,6 +61,13 @@ class Training:
         if spec.task == "columns":
             given["values"] = self.values
         return given
+
+    def _obs(self, spec: HeadSpec) -> pd.DataFrame:
+        """Return the columns that a fit looks at: each fold takes its rows of all it is given."""
+        needed = dict.fromkeys(("slide", "patient", "x_um", "y_um", spec.split.by, *(spec.groups or ())))
+        named = {spec.split.by, *(spec.groups or ())}
+        # a name that is not there is told from all that are
+        return self.obs[[c for c in needed if c in self.obs]] if named <= set(self.obs) else self.obs
 
     def target_digest(self) -> str | None:
         """Return the identity of given numbers or labels; counts have their own groups."""
@@ -73,30 +87,55 @@ def training_data(
     slides: Sequence[str] | None = None,
     where: str | None = None,
     region_share: float | None = None,
+    in_memory: int | None = None,
 ) -> Training:
     """Return embeddings, targets and obs of a cohort.
+
+    Parameters
+    ----------
+    in_memory
+        Load the embeddings where they take at most so many bytes as float32, whatever they are stored in. By default
+        `STREAM_BYTES` for heads that stream, `HOLD_BYTES` for the others.
 
     Raises
     ------
     NotFoundError
         A column that the spec names is not there; near names are suggested.
     UsageError
-        A slide-level head of genes or tile labels.
+        A slide-level head of genes or tile labels; more embeddings than may be held, for a head that cannot stream.
     """
     rows = view(store, backbone=backbone, tiles=tiles, slides=slides, where=where, region_share=region_share)
     if spec.task == "genes":
         if spec.bag is not None:
             raise UsageError("genes are of spots and this head has one row per slide: give columns of a table instead")
         rows = rows.with_counts()
-        return Training(rows, rows.numpy(), rows.obs(), rows.counts(), report=rows.report)
+        return Training(rows, _embeddings(rows, spec, in_memory), rows.obs(), rows.counts(), report=rows.report)
     if spec.bag is not None:
         return _per_slide(rows, spec, spec.bag)
-    return _with_targets(_per_tile(rows), spec)
+    return _with_targets(_per_tile(rows, spec, in_memory), spec)
 
 
-def _per_tile(rows: View) -> Training:
+def _embeddings(rows: View, spec: HeadSpec, in_memory: int | None) -> Table:
+    """Return an array, or a row source where that would take too much memory and the head can do without."""
+    source, head = rows.lazy(), head_class(spec.head)
+    n, d = source.shape
+    streams = bool(getattr(head, "streams", False))
+    limit = in_memory if in_memory is not None else (STREAM_BYTES if streams else HOLD_BYTES)
+    if 4 * n * d <= limit:
+        return source[:]
+    if streams:
+        return source
+    able = ", ".join(name for name in names() if getattr(head_class(name), "streams", False))
+    raise UsageError(
+        f"head '{spec.head}' needs all embeddings in memory: {n:,} x {d:,} take {4 * n * d / 2**20:,.0f} MiB and the "
+        f"limit is {limit / 2**20:,.0f} (in_memory); choose fewer rows (slides, where), or one of {able}, which stream"
+    )
+
+
+def _per_tile(rows: View, spec: HeadSpec, in_memory: int | None) -> Training:
     counted = all(p.expression is not None and bool((p.count_row >= 0).all()) for p in rows.parts)
-    return Training(rows, rows.numpy(), rows.obs(), rows.counts() if counted else None, report=rows.report)
+    X = _embeddings(rows, spec, in_memory)
+    return Training(rows, X, rows.obs(), rows.counts() if counted else None, report=rows.report)
 
 
 def _per_slide(rows: View, spec: HeadSpec, bag: BagSpec) -> Training:
