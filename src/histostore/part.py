@@ -144,8 +144,20 @@ class Part:
         refs = self.manifest.of_kind("labels")
         return [r for r in refs if self.group(r).attrs["points"] == self.points.name]
 
+    @cached_property
+    def genes(self) -> Mapping[str, tuple[int, ...]]:
+        """Columns of the counts by symbol; empty where the slide has none."""
+        found: dict[str, tuple[int, ...]] = {}
+        for column, symbol in enumerate(self.counts.symbols if self.counts is not None else ()):
+            found[symbol] = (*found.get(symbol, ()), column)
+        return found
+
+    def has(self, name: str) -> bool:
+        """Whether there is a column of that name, or else counts of a gene."""
+        return name in self.columns() or name in self.genes
+
     def column(self, name: str) -> NDArray[Any]:
-        """Return one column for the selected rows.
+        """Return one column for the selected rows; the raw counts of a gene where no column has that name.
 
         Raises
         ------
@@ -154,7 +166,10 @@ class Part:
         """
         values = self._whole(name)
         if values.ndim == 0:
-            return np.full(len(self), values.item(), dtype=values.dtype)
+            # not numpy.full: that makes a text of its own for each row
+            same = np.empty(len(self), dtype=values.dtype)
+            same.fill(values.item())
+            return same
         return values if self.rows is None else values[self.rows]
 
     def _whole(self, name: str) -> NDArray[Any]:  # one case per source of columns
@@ -194,6 +209,9 @@ class Part:
                 return call_probability(group.read("prediction"))
         if name in self.meta["fields"]:
             return np.array(self.meta["fields"][name], dtype=object)
+        if self.counts is not None and name in self.genes:
+            counted = self.counts.matrix[:, list(self.genes[name])].sum(axis=1)
+            return np.append(np.asarray(counted, dtype=np.float64).ravel(), np.nan)[self.count_row]
         known = self.columns()
         raise NotFoundError(
             f"no column '{name}' on slide '{self.slide}'{near(name, known)}; there are {', '.join(known)}"

@@ -7,34 +7,42 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from histostore.backbones.finetune_spec import AugmentSpec, FinetuneSpec
 from histostore.backbones.tuned import load_for
-from histostore.errors import UsageError
+from histostore.errors import NotFoundError, UsageError, near
 from histostore.head_specs import UNITS, BagSpec, FeatureSpec, HeadSpec, LabelSpec, PanelSpec, SplitSpec
+from histostore.index.spec import IndexSpec
 from histostore.stages.embed import embed as _embed
 from histostore.stages.factors import factors
 from histostore.stages.fit import FitResult
 from histostore.stages.fit import fit as _fit
+from histostore.stages.index import IndexResult
+from histostore.stages.index import index as _index
 from histostore.stages.predict import predict as _predict
-from histostore.stages.search import Hits, only_backbone
+from histostore.stages.search import only_backbone
 from histostore.stages.search import search as _search
 from histostore.stages.training_data import is_metadata
 from histostore.stages.training_data import pool as _pool
+from histostore.view import view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
+    from anndata import AnnData
     from numpy.typing import NDArray
 
+    from histostore.index.drift import Drift
+    from histostore.index.spec import Device, Kind, Metric
     from histostore.progress import Progress
     from histostore.protocols import Backbone
     from histostore.stages.finetune import FinetuneResult
+    from histostore.stages.hits import Hits
     from histostore.stages.result import StageResult
     from histostore.stages.review import Review
     from histostore.store.store import Store
     from histostore.view import View
 
-__all__ = ["embed", "factors", "finetune", "fit", "pool", "predict", "review", "search"]
+__all__ = ["drift", "embed", "factors", "finetune", "fit", "index", "neighbors", "pool", "predict", "review", "search"]
 
 
 def embed(
@@ -255,8 +263,94 @@ def pool(
     return _pool(rows, BagSpec(tiles=tiles, pool=how), seed=seed)
 
 
+def index(
+    store: Store,
+    backbone: str | None = None,
+    *,
+    kind: Kind | None = None,
+    metric: Metric | None = None,
+    tiles: str | None = None,
+    slides: Sequence[str] | None = None,
+    name: str | None = None,
+    rebuild: bool = False,
+    compact: bool = False,
+    device: Device = "auto",
+    **options: Any,
+) -> IndexResult:
+    """Build a search index of a backbone's embeddings, or bring it up to date: a no-op where nothing changed.
+
+    Parameters
+    ----------
+    kind
+        ``auto`` (default) chooses by size, memory and recall among ``exact``, ``ivf-flat``, ``ivf-sq8``, ``ivf-pq`` and
+        ``hnsw``.
+    metric
+        ``cosine`` (default), ``l2`` or ``ip``.
+    rebuild, compact
+        Build everything again; or build small and hollow segments again as one.
+    options
+        Other fields of `histostore.index.spec.IndexSpec`: ``recall``, ``nlist``, ``pq_bytes``, ``max_bytes``, …
+    """
+    given = {k: v for k, v in {"kind": kind, "metric": metric, **options}.items() if v is not None}
+    return _index(
+        store, backbone=backbone or only_backbone(store, tiles), tiles=tiles, slides=slides, name=name,
+        spec=IndexSpec.from_json(given) if given else None, rebuild=rebuild, compact=compact, device=device,
+    )  # fmt: skip
+
+
+def neighbors(
+    adata: AnnData,
+    *,
+    use_rep: str,
+    n_neighbors: int = 15,
+    metric: Literal["cosine", "l2"] = "cosine",
+    key_added: str | None = None,
+    device: Device = "auto",
+) -> None:
+    """Fill the slots that ``sc.tl.umap`` and ``sc.tl.leiden`` use, from exact neighbours of an embedding.
+
+    Parameters
+    ----------
+    adata
+        Changed in place: ``obsp["distances"]``, ``obsp["connectivities"]`` and ``uns["neighbors"]``, as
+        ``sc.pp.neighbors`` would leave them.
+    use_rep
+        A key of obsm, like ``X_resnet50``.
+    n_neighbors
+        As in scanpy: the row itself is one of them.
+    key_added
+        As in scanpy, where the graph shall lie beside another one.
+    """
+    from histostore.index.neighbours import neighbours
+
+    if use_rep not in adata.obsm:
+        raise NotFoundError(f"no obsm '{use_rep}'{near(use_rep, adata.obsm)}; there are {', '.join(adata.obsm)}")
+    found = neighbours(adata.obsm[use_rep], n_neighbors=n_neighbors, metric=metric, device=device)
+    about, prefix = found.uns(), f"{key_added}_" if key_added else ""
+    about["params"]["use_rep"] = use_rep
+    for slot, matrix in (("distances", found.matrix()), ("connectivities", found.connectivities())):
+        adata.obsp[f"{prefix}{slot}"] = matrix
+        about[f"{slot}_key"] = f"{prefix}{slot}"
+    adata.uns[key_added or "neighbors"] = about
+
+
+def drift(store: Store, a: str, b: str, *, tiles: str | None = None, k: int = 10, seed: int = 0) -> Drift:
+    """Compare two backbones on the same tiles: how many nearest neighbours they share, and linear CKA.
+
+    Parameters
+    ----------
+    a, b
+        Backbones that the same tile set was embedded with.
+    """
+    from histostore.index.drift import compare
+
+    rows = view(store, backbone=[a, b], tiles=tiles)
+    first, second = rows.backbones
+    return compare(rows.lazy(first), rows.lazy(second), k=k, seed=seed)
+
+
 def search(store: Store, *, image: Any = None, **options: Any) -> Hits:
-    """Find look-alikes of a tile (`slide` and `spot`), of an image (array or file), or of a vector.
+    """Find look-alikes of a tile (`slide` and `spot`), a `region`, an image (array or file), or a vector.
 
     Options as in `histostore.stages.search.search`.
     """

@@ -5,6 +5,7 @@ Opening a view reads manifests and headers; rows are read when they are asked fo
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ import numpy as np
 
 from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.genes import join_genes, stack_counts
+from histostore.heads.rows import RowSource
 from histostore.part import Part
 from histostore.tables import Report
 from histostore.where import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import pandas as pd
     import xarray as xr
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from histostore.genes import Genes
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
+
+RELEASE_BYTES = 1 << 28
+"""Pages of embeddings that a process keeps mapped while it reads on: 256 MiB of what was asked for."""
 
 SPOTS = "spots"
 """The points that a slide's counts are of."""
@@ -58,18 +63,17 @@ class View:
         return list(dict.fromkeys(c for p in self.parts for c in p.columns()))
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return one obs column over all rows; None or NaN on slides that have no such column.
+        """Return one obs column, or the counts of a gene, over all rows; None or NaN on slides that have none such.
 
         Raises
         ------
         NotFoundError
             No slide has it.
         """
-        known = [p.columns() for p in self.parts]
-        if not any(name in k for k in known):
-            every = self.columns()
-            raise NotFoundError(f"no column '{name}' in any slide{near(name, every)}; there are {', '.join(every)}")
-        found = [p.column(name) if name in k else None for p, k in zip(self.parts, known, strict=True)]
+        known = [p.has(name) for p in self.parts]
+        if not any(known):
+            raise NotFoundError(f"no column '{name}' in any slide{self._near(name)}")
+        found = [p.column(name) if k else None for p, k in zip(self.parts, known, strict=True)]
         kinds = {v.dtype.kind for v in found if v is not None}
         missing: Any = np.nan if kinds <= {"f", "i", "u"} else None
         whole = [v if v is not None else np.full(len(p), missing) for p, v in zip(self.parts, found, strict=True)]
@@ -77,26 +81,41 @@ class View:
             whole = [v.astype(object) for v in whole]
         return np.concatenate(whole) if whole else np.zeros(0)
 
+    def _near(self, name: str) -> str:
+        columns = self.columns()
+        genes = {g for p in self.parts for g in p.genes}
+        more = f" and {len(genes):,} genes" if genes else ""
+        return f"{near(name, [*columns, *genes])}; there are {', '.join(sorted(columns))}{more}"
+
     def where(self, text: str) -> View:
-        """Return the rows that pass a filter on slide and tile columns (see `histostore.where`)."""
+        """Return the rows that pass a filter on slide and tile columns and on counts of genes (`histostore.where`)."""
         condition = Where.parse(text)
-        every = {c for p in self.parts for c in p.columns()}
         for name in condition.names:
-            if name not in every:
-                raise NotFoundError(
-                    f"where: no column '{name}'{near(name, every)}; there are {', '.join(sorted(every))}"
-                )
+            if not any(p.has(name) for p in self.parts):
+                raise NotFoundError(f"where: no column '{name}'{self._near(name)}")
         parts = []
         for part in self.parts:
-            known = set(part.columns())
 
-            def column(name: str, part: Part = part, known: set[str] = known) -> NDArray[Any]:
-                return part.column(name) if name in known else np.full(len(part), None)
+            def column(name: str, part: Part = part) -> NDArray[Any]:
+                return part.column(name) if part.has(name) else np.full(len(part), None)
 
             keep = np.flatnonzero(condition.mask(len(part), column))
             parts.append(_selected(part, keep))
         left = len(self) - sum(map(len, parts))
         return replace(self, parts=tuple(parts), report=self.report.merged(Report({"rows left out by where": left})))
+
+    def mask(self, text: str) -> NDArray[np.bool_]:
+        """Return ``(n,)`` True where a row passes a filter (see `where`)."""
+        out = []
+        for part, passed in zip(self.parts, self.where(text).parts, strict=True):
+            assert passed.rows is not None
+            mine = np.arange(part.n_all) if part.rows is None else part.rows
+            out.append(np.isin(mine, passed.rows))
+        return np.concatenate(out) if out else np.zeros(0, dtype=bool)
+
+    def of_slides(self, slides: Collection[str]) -> View:
+        """Return the rows of some slides, in the order the view has them."""
+        return replace(self, parts=tuple(p for p in self.parts if p.slide in slides))
 
     def select(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> View:
         """Return some rows, by number or mask; within a slide the order given is kept, slides keep theirs."""
@@ -122,23 +141,16 @@ class View:
 
     def numpy(self, backbone: str | None = None, rows: NDArray[np.integer[Any]] | None = None) -> NDArray[Any]:
         """Return embeddings ``(n, d)`` in the type they are stored in; of some rows, in the order asked for."""
-        name = self._backbone(backbone)
-        readers = [p.group(p.embeddings[name]).array("embedding") for p in self.parts]
-        if rows is None:
-            blocks = [r.read(p.rows) for r, p in zip(readers, self.parts, strict=True)]
-            return np.concatenate(blocks) if len(blocks) != 1 else blocks[0]
-        rows = np.asarray(rows, dtype=np.int64)
-        bounds = np.cumsum([0, *map(len, self.parts)])
-        if len(rows) and (rows.min() < 0 or rows.max() >= bounds[-1]):
-            raise IndexError(f"rows {rows.min()}..{rows.max()} of a view of {bounds[-1]}")
-        part_of = np.searchsorted(bounds, rows, side="right") - 1
-        out = np.empty((len(rows), self._dim(name)), dtype=readers[0].dtype)
-        for at in np.unique(part_of):
-            mine = np.flatnonzero(part_of == at)
-            local = rows[mine] - bounds[at]
-            chosen = self.parts[at].rows
-            out[mine] = readers[at].read(local if chosen is None else chosen[local])
-        return out
+        source = self.lazy(backbone)
+        return source[slice(None) if rows is None else np.asarray(rows, dtype=np.int64)]
+
+    def lazy(self, backbone: str | None = None) -> ViewRows:
+        """Return the embeddings as a row source ``(n, d)``: ``source[rows]`` reads those rows, nothing is kept."""
+        return ViewRows(self, self._backbone(backbone))
+
+    def forgotten(self) -> View:
+        """Return the same rows with nothing read yet: ids, counts and columns that parts keep are let go of."""
+        return replace(self, parts=tuple(replace(p, _groups={}) for p in self.parts))
 
     def batches(
         self, size: int, *, backbone: str | None = None, seed: int | None = None, epoch: int = 0
@@ -219,8 +231,55 @@ class View:
             raise NotFoundError(f"the view has no embeddings '{name}'; it has {have}")
         return name
 
-    def _dim(self, backbone: str) -> int:
-        return int(self.parts[0].group(self.parts[0].embeddings[backbone]).attrs["dim"])
+
+class ViewRows(RowSource):
+    """Embeddings of a view, read when asked for; the memory of what was read is given back as it goes on."""
+
+    def __init__(self, view: View, backbone: str) -> None:
+        self._readers = [p.group(p.embeddings[backbone]).array("embedding") for p in view.parts]
+        self._chosen = [p.rows for p in view.parts]
+        self._bounds = np.cumsum([0, *map(len, view.parts)])
+        self._width = int(view.parts[0].group(view.parts[0].embeddings[backbone]).attrs["dim"])
+        self._read = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and features."""
+        return int(self._bounds[-1]), self._width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type that the embeddings are stored in."""
+        return self._readers[0].dtype
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[Any]:
+        n, bounds = len(self), self._bounds
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(n)
+            out = np.empty((max(0, stop - start), self._width), dtype=self.dtype)
+            for at, (first, last) in enumerate(itertools.pairwise(bounds)):
+                a, b = max(start, first), min(stop, last)
+                if a < b:
+                    self._fill(out, slice(a - start, b - start), at, slice(a - first, b - first))
+            return out
+        if len(rows) and (rows.min() < 0 or rows.max() >= n):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} of a view of {n}")
+        out = np.empty((len(rows), self._width), dtype=self.dtype)
+        part_of = np.searchsorted(bounds, rows, side="right") - 1
+        for at in np.unique(part_of):
+            mine = np.flatnonzero(part_of == at)
+            self._fill(out, mine, int(at), rows[mine] - bounds[at])
+        return out
+
+    def _fill(self, out: NDArray[Any], places: Any, at: int, local: Any) -> None:
+        """Read rows of one slide into their places, and let go of old pages from time to time."""
+        chosen = self._chosen[at]
+        out[places] = self._readers[at].read(local if chosen is None else chosen[local])
+        self._read += len(out[places]) * self._width * out.itemsize
+        if self._read > RELEASE_BYTES:
+            self._read = 0
+            for reader in self._readers:
+                reader.release()
 
 
 def _all(part: Part) -> NDArray[np.int64] | slice:

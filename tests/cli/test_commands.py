@@ -272,7 +272,7 @@ def test_search_finds_neighbours_and_draws_them(store: Path, cohort: Cohort, tmp
 def test_search_takes_an_image_of_a_tile(store: Path, cohort: Cohort, tmp_path: Path, ok: Any) -> None:
     from PIL import Image
 
-    from histostore.stages.search import tiles_of
+    from histostore.stages.hits import tiles_of
 
     rows = hs.open(store).view(backbone="testing")
     Image.fromarray(tiles_of(rows, np.array([7]))[0]).save(tmp_path / "tile.png")

@@ -9,6 +9,9 @@ import numpy as np
 import tifffile
 
 from histostore.slides import open_slide
+from histostore.slides.choose import open_ranges
+from histostore.slides.ranges import FileRanges
+from histostore.slides.wsi import OpenSlideSlide
 from histostore.testing.contracts import SlideContract
 from histostore.testing.slides import write_pyramid_tiff
 
@@ -57,25 +60,45 @@ class TestPng(SlideContract):
 
 
 class TestTiledTiff(SlideContract):
-    """Generic tiled TIFF: openslide's."""
+    """JPEG-tiled TIFF as any program writes it: decoded by segment, in two threads."""
 
     tolerance = 8
     vendor: ClassVar[Any] = "generic"
+    reader: ClassVar[str] = "tifffile"
 
     def make_slide(self, folder: Path, image: NDArray[np.uint8]) -> Slide:
         path = write_pyramid_tiff(folder / "a.tif", image, mpp=0.5, tile=64, levels=(1, 4), vendor=self.vendor)
-        slide = open_slide(path)
-        assert slide.reader.startswith("openslide")
+        return self.opened(path)
+
+    def opened(self, path: Path) -> Slide:
+        slide = open_slide(path, workers=2)
+        assert slide.reader.startswith(self.reader)
         return slide
 
     def make_damaged(self, folder: Path, image: NDArray[np.uint8]) -> tuple[Slide, tuple[int, int]]:
         path = write_pyramid_tiff(folder / "a.tif", image, mpp=0.5, tile=64, vendor=self.vendor, levels=(1,))
         damage(path, 11 * 2 + 3)
-        return open_slide(path), (3 * 64 + 32, 2 * 64 + 32)
+        return self.opened(path), (3 * 64 + 32, 2 * 64 + 32)
 
 
 class TestAperio(TestTiledTiff):
     vendor = "aperio"
+
+
+class TestOpenSlide(TestTiledTiff):
+    """What openslide itself makes of a file; its threads have a handle each."""
+
+    reader = "openslide"
+
+    def opened(self, path: Path) -> Slide:
+        return OpenSlideSlide(path, workers=3)
+
+
+class TestRanges(TestTiledTiff):
+    """The same file, known by its bytes alone."""
+
+    def opened(self, path: Path) -> Slide:
+        return open_ranges("memory:a.tif", FileRanges(path), workers=2)
 
 
 class TestOmeTiff(SlideContract):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 
 from histostore.protocols import TileStatus
 from histostore.slides import open_slide
+from histostore.slides.decode import decoder_of as decode_of
 from histostore.slides.tiff import TiffSlide
 from histostore.slides.tiff_tables import ome_physical_size
-from histostore.testing.slides import synthetic_histology
+from histostore.testing.slides import synthetic_histology, write_pyramid_tiff
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,28 +61,116 @@ def test_reduced_pages_are_levels_and_labels_are_not(tmp_path: Path) -> None:
         assert np.array_equal(slide.read(np.array([[80, 40]]), px=20, level=2)[0][0], IMAGE[40:120:4, 80:160:4])
 
 
-def test_a_segment_is_decoded_once_for_all_tiles_of_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note every segment that is decoded."""
+    decoded: list[int] = []
+
+    def decoder_of(page: Any, **options: Any) -> Any:
+        decode = decode_of(page, **options)
+        return lambda stored, segment: (decoded.append(segment), decode(stored, segment))[1]
+
+    monkeypatch.setattr("histostore.slides.tiff.decoder_of", decoder_of)
+    return decoded
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_segment_is_decoded_once_for_all_tiles_of_a_call(tmp_path: Path, counted: list[int], workers: int) -> None:
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, IMAGE, photometric="rgb", tile=(64, 64), compression="deflate")
-    decoded: list[int] = []
-    plane = TiffSlide._plane
-    monkeypatch.setattr(TiffSlide, "_plane", lambda self, page, i: (decoded.append(i), plane(self, page, i))[1])
     xy0 = np.stack(np.meshgrid(np.arange(0, 640 - 50, 30), np.arange(0, 480 - 50, 30)), axis=-1).reshape(-1, 2)
-    with TiffSlide(path) as slide:
-        pixels, status = slide.read(np.random.default_rng(0).permutation(xy0), px=50)
+    order = np.random.default_rng(0).permutation(len(xy0))
+    with TiffSlide(path, workers=workers) as slide:
+        pixels, status = slide.read(xy0[order], px=50)
     assert len(pixels) == 300
     assert not status.any()
-    assert len(decoded) == len(set(decoded)) <= 80
+    assert len(counted) == len(set(counted)) <= 80
+    for tile, (x, y) in zip(pixels, xy0[order].tolist(), strict=True):
+        assert np.array_equal(tile, IMAGE[y : y + 50, x : x + 50])
 
 
-def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stride", [48, 24])
+@pytest.mark.parametrize("batch", [1, 7, 40])
+def test_batches_in_the_order_of_rows_decode_each_segment_once(
+    tmp_path: Path, counted: list[int], batch: int, stride: int
+) -> None:
+    path = write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
+    x, y = np.meshgrid(np.arange(0, 640, stride), np.arange(0, 480, stride))
+    xy0 = np.stack([x, y], axis=-1).reshape(-1, 2)
+    with open_slide(path) as slide:
+        for start in range(0, len(xy0), batch):
+            slide.read(xy0[start : start + batch], px=48)
+    assert len(counted) == len(set(counted)) == 80
+
+
+def test_the_cache_is_bounded_and_a_small_one_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, IMAGE, photometric="rgb", tile=(64, 64), compression="deflate")
-    monkeypatch.setattr("histostore.slides.tiff.CACHE_BYTES", 5 * 64 * 64 * 3)
-    with TiffSlide(path) as slide:
-        slide.read(np.array([[0, 0]]), px=400)
-        assert len(slide._cache) == 5
-        assert slide._cached_bytes == 5 * 64 * 64 * 3
+    for name in ("MIN_CACHE_BYTES", "MAX_CACHE_BYTES"):
+        monkeypatch.setattr(f"histostore.slides.tiff.{name}", 5 * 64 * 64 * 3)
+    with TiffSlide(path, workers=2) as slide:
+        for _ in range(2):
+            assert np.array_equal(slide.read(np.array([[0, 0]]), px=400)[0][0], IMAGE[:400, :400])
+            assert len(slide._cache) == 5
+            assert slide._cache.nbytes == 5 * 64 * 64 * 3
+
+
+OPENSLIDE_KNOWS: list[Any] = [
+    pytest.param({"compression": "jpeg"}, "generic-tiff", id="jpeg_420"),
+    pytest.param({"compression": "jpeg", "subsampling": (1, 1)}, "generic-tiff", id="jpeg_444"),
+    pytest.param({"compression": "jpeg", "subsampling": (2, 1)}, "generic-tiff", id="jpeg_422"),
+    pytest.param(
+        {"compression": "jpeg", "compressionargs": {"colorspace": "RGB", "outcolorspace": "RGB"}},
+        "generic-tiff",
+        id="jpeg_rgb",
+    ),
+    pytest.param({"compression": "lzw"}, "generic-tiff", id="lzw"),
+    pytest.param({"compression": "deflate", "predictor": True}, "generic-tiff", id="deflate"),
+    pytest.param({}, "generic-tiff", id="uncompressed"),
+    pytest.param({"compression": 33005, "compressionargs": {"level": 40}}, "aperio", id="jpeg_2000"),
+    pytest.param({"compression": "jpeg"}, "aperio", id="svs_jpeg"),
+]
+
+
+@pytest.mark.parametrize(("options", "vendor"), OPENSLIDE_KNOWS)
+def test_pixels_are_openslides_bit_for_bit(tmp_path: Path, options: dict[str, Any], vendor: str) -> None:
+    path = tmp_path / "a.svs"
+    text = "Aperio Image Library v0\r\n640x480 [0,0 640x480] (128x128)|AppMag = 20|MPP = 0.5"
+    more: dict[str, Any] = {"description": text} if vendor == "aperio" else {}
+    tifffile.imwrite(path, IMAGE, photometric="rgb", metadata=None, tile=(128, 128), **more, **options)
+    assert openslide.OpenSlide.detect_format(path) == vendor
+    xy0 = np.random.default_rng(0).integers(-30, (610, 450), (30, 2))
+    with open_slide(path, workers=2) as slide, openslide.OpenSlide(path) as theirs:
+        assert slide.reader.startswith("tifffile")
+        assert slide.mpp == (0.5 if vendor == "aperio" else None)
+        pixels, status = slide.read(xy0, px=96)
+        assert set(status.tolist()) == {TileStatus.OK, TileStatus.PADDED}
+        for tile, (x, y) in zip(pixels, xy0.tolist(), strict=True):
+            rgba = np.asarray(theirs.read_region((x, y), 0, (96, 96)))
+            inside = rgba[..., 3] == 255
+            assert np.array_equal(tile[inside], rgba[inside][:, :3])
+            assert (tile[~inside] == 255).all()
+
+
+def test_svs_with_ycbcr_jpeg_2000_is_left_to_openslide(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(
+        path, IMAGE, photometric="rgb", metadata=None, tile=(128, 128), compression=33003, description="Aperio x"
+    )
+    with open_slide(path) as slide:
+        assert slide.reader.startswith("openslide")
+
+
+def test_pixels_stay_the_callers_while_any_view_of_them_lives(tmp_path: Path) -> None:
+    path = write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
+    here, there = np.array([[0, 0], [64, 64]]), np.array([[300, 200], [500, 300]])
+    with open_slide(path) as slide:
+        wanted = slide.read(here, px=64)[0].copy()
+        part = slide.read(here, px=64)[0][1:, ::2]
+        for _ in range(5):
+            slide.read(there, px=64)
+        assert np.array_equal(part, wanted[1:, ::2])
+    assert np.array_equal(part, wanted[1:, ::2])
 
 
 def test_rgba_is_laid_over_white(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ def test_a_real_svs_is_bit_identical_to_openslide(real_data: Path) -> None:
     with open_slide(path) as slide, openslide.OpenSlide(path) as theirs:
         assert slide.size_px == (2220, 2967)
         assert slide.mpp == 0.499
-        assert slide.reader.startswith("openslide 4")
-        assert slide.properties["openslide.objective-power"] == "20"
+        assert slide.reader.startswith("tifffile")
+        said = {k: v for k, v in slide.properties.items() if k.startswith(("openslide.", "aperio."))}
+        assert said["openslide.objective-power"] == "20"
+        assert said.items() <= dict(theirs.properties).items()
         pixels, status = slide.read(xy0, px=224)
         assert not status.any()
         for tile, (x, y) in zip(pixels, xy0.tolist(), strict=True):

@@ -89,21 +89,6 @@ def _review(p: argparse.ArgumentParser) -> None:
     p.add_argument("--overwrite", action="store_true", help="replace a table that is there")
 
 
-def _search(p: argparse.ArgumentParser) -> None:
-    the_store(p)
-    which_slides(p)
-    which_rows(p)
-    p.add_argument("--slide", metavar="ID", help="the query's slide")
-    p.add_argument("--spot", metavar="ID", help="the query's barcode, 25x13 or grid id")
-    p.add_argument("--image", metavar="FILE", help="query by an image of one tile")
-    p.add_argument("-k", type=whole(1), default=10, help="neighbours (10)")
-    p.add_argument("--metric", choices=("cosine", "l2", "ip"), default="cosine")
-    p.add_argument("--exclude-same", metavar="COLUMN", help="leave out tiles with the query's slide, patient, …")
-    p.add_argument("--columns", default="", metavar="A,B", help="obs columns to show")
-    p.add_argument("--gallery", metavar="PNG", help="draw query and hits")
-    p.add_argument("-o", "--output", metavar="CSV", help="write the table")
-
-
 def _export(p: argparse.ArgumentParser) -> None:
     the_store(p)
     which_slides(p)
@@ -128,12 +113,6 @@ COMMANDS: Commands = {
         "show the tiles a classifier is surest or least sure of, with a table to fill in",
         "histostore review S --head tumour -k 50 -o round1",
         _review,
-    ),
-    "search": (
-        "use",
-        "find the tiles that look alike",
-        "histostore search S --slide C2 --spot 25x13 -k 10 --gallery out.png",
-        _search,
     ),
     "export": (
         "use",

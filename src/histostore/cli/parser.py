@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 from histostore._version import __version__
-from histostore.cli import options_build, options_care, options_runs, options_use
+from histostore.cli import options_build, options_care, options_find, options_runs, options_use
 from histostore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMMANDS: Commands = {
     **options_build.COMMANDS,
     **options_use.COMMANDS,
+    **options_find.COMMANDS,
     **options_care.COMMANDS,
     **options_runs.COMMANDS,
 }

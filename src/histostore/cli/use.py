@@ -205,29 +205,6 @@ def review(args: argparse.Namespace) -> None:
     show(value, "\n".join(lines), args)
 
 
-def search(args: argparse.Namespace) -> None:
-    """Find look-alikes."""
-    from histostore import tl
-
-    store, output, drawn = the_store(args), target(args.output), target(args.gallery)
-    if (args.image is None) == (args.spot is None):
-        raise UsageError("give one query: --slide with --spot, or --image")
-    hits = tl.search(
-        store, image=args.image, slide=args.slide, spot=args.spot, backbone=args.backbone, tiles=args.tiles,
-        k=args.k, metric=args.metric, where=args.where, slides=names(args.slides),
-        exclude_same=args.exclude_same, columns=names(args.columns) or (),
-    )  # fmt: skip
-    if output is not None:
-        hits.table.to_csv(output)
-    if drawn is not None:
-        from histostore.pl import gallery
-
-        query = tl.read_image(args.image) if args.image is not None else hits.query_tile()
-        gallery(query, hits.tiles(), hits.table, query_caption=hits.query, save=drawn)
-    text = hits.table.reset_index().to_string(index=False, float_format=lambda v: f"{v:.4g}")
-    show({"query": hits.query, "hits": hits.table.reset_index().to_dict("records")}, text, args)
-
-
 def export(args: argparse.Namespace) -> None:
     """Write a cohort as AnnData."""
     from histostore.stages.export import check_target, write_adata

@@ -1,21 +1,40 @@
-"""Exact nearest neighbours over embeddings that need not fit in memory: blocked products and a running top k."""
+"""Exact nearest neighbours over embeddings that need not fit in memory: blocked products and a running top k.
+
+A block's scores are one matrix product; only scores above a query's k-th best so far are looked at. What may be among
+the best k, rounding allowed for, is measured again pair by pair, so answers depend neither on block size nor on engine.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histostore.errors import DataError, SpecMismatchError, UsageError
+from histostore.errors import SpecMismatchError
+from histostore.index.filters import chosen_rows
+from histostore.index.products import NumpyProducts, products_on
+from histostore.index.spec import METRICS, Metric, check_k, check_metric
+from histostore.index.topk import TopK
+from histostore.index.vectors import BLOCK_ROWS, checked_queries, row_blocks, usable_norms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
-type Metric = Literal["cosine", "l2", "ip"]
+    from histostore.index.products import Products
+    from histostore.index.spec import Device
+    from histostore.index.vectors import Vectors
 
-METRICS = ("cosine", "l2", "ip")
+__all__ = ["METRICS", "ExactIndex", "Metric", "search_blocks"]
+
+FIRST_ROWS = 256
+"""The first block is small: it sets the bar that later ones are held against."""
+
+SCORES = 1 << 23
+"""Scores per block: 32 MB."""
+
+QUERY_BATCH = 1024
 
 
 def search_blocks(
@@ -33,7 +52,7 @@ def search_blocks(
         ``(q, d)``, finite; not zero for cosine.
     blocks
         Pairs of row numbers ``(b,)`` and their embeddings ``(b, d)``. Rows that hold NaN (unreadable tiles) are never
-        found.
+        found, nor are zero rows under cosine.
     k
         Neighbours wanted; fewer come back when there are fewer rows.
 
@@ -51,56 +70,79 @@ def search_blocks(
     DataError
         A query is not finite, or is zero where the metric is cosine.
     """
-    if metric not in METRICS:
-        raise UsageError(f"metric is '{metric}', not one of {', '.join(METRICS)}")
-    if k < 1:
-        raise UsageError(f"k is {k}: ask for at least one neighbour")
-    q = _prepared(np.atleast_2d(queries), metric)
-    best_d = np.full((len(q), 0), np.inf, dtype=np.float32)
-    best_r = np.full((len(q), 0), -1, dtype=np.int64)
+    check_metric(metric)
+    check_k(k)
+    q = checked_queries(queries, metric)
+    top = TopK(q, k, metric, NumpyProducts(q, metric))
     for rows, values in blocks:
         if values.shape[1] != q.shape[1]:
             raise SpecMismatchError(f"queries have {q.shape[1]} features, the embeddings {values.shape[1]}")
-        distance = _distances(q, values.astype(np.float32), metric)
-        keep = min(k, distance.shape[1])
-        if not keep:
-            continue
-        near = np.argpartition(distance, keep - 1, axis=1)[:, :keep]
-        best_d = np.concatenate([best_d, np.take_along_axis(distance, near, axis=1)], axis=1)
-        best_r = np.concatenate([best_r, rows[near]], axis=1)
-        order = np.lexsort((best_r, best_d), axis=1)[:, :k]
-        best_d = np.take_along_axis(best_d, order, axis=1)
-        best_r = np.take_along_axis(best_r, order, axis=1)
-    best_r[~np.isfinite(best_d)] = -1
-    missing = k - best_r.shape[1]
-    if missing > 0:
-        best_r = np.pad(best_r, ((0, 0), (0, missing)), constant_values=-1)
-        best_d = np.pad(best_d, ((0, 0), (0, missing)), constant_values=np.inf)
-    return best_r, best_d
+        _feed(top, rows, values, None)
+    return top.result()
 
 
-def _prepared(queries: NDArray[np.floating], metric: Metric) -> NDArray[np.float32]:
-    q = queries.astype(np.float32)
-    if not np.isfinite(q).all():
-        raise DataError("a query embedding is not finite (an unreadable tile?); query by another tile")
-    if metric == "cosine":
-        norm = np.linalg.norm(q, axis=1, keepdims=True)
-        if (norm == 0).any():
-            raise DataError("a query embedding is all zero, which has no direction; use metric 'l2'")
-        q = q / norm
-    return q
+class ExactIndex:
+    """Rows of an array ``(n, d)``, float16 or float32, searched as they are; memory-mapped is fine.
+
+    Lengths of rows are measured once and kept (4 bytes a row). On a CUDA device blocks are sent there.
+    """
+
+    def __init__(self, values: Vectors, *, metric: Metric = "cosine", device: Device = "cpu") -> None:
+        check_metric(metric)
+        self.values = values
+        self.metric: Metric = metric
+        self.device = device
+        self._norms: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+        return int(self.values.shape[1])
+
+    @property
+    def norms(self) -> NDArray[np.float32]:
+        """Length of each row ``(n,)``, NaN where it cannot be found (not finite; zero under cosine)."""
+        if self._norms is None:
+            parts = [usable_norms(_float32(v), self.metric) for _, v in row_blocks(self.values, size=4096)]
+            self._norms = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        return self._norms
+
+    def search(
+        self, queries: NDArray[np.floating], k: int, *, rows: NDArray[np.bool_] | NDArray[np.integer] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the `k` nearest rows of each query, as `search_blocks` does, among `rows` (a mask, or row numbers)."""
+        check_k(k)
+        q = checked_queries(queries, self.metric, self.dim)
+        some = None if rows is None else chosen_rows(rows, len(self))
+        found = [self._search(q[at : at + QUERY_BATCH], k, some) for at in range(0, len(q), QUERY_BATCH)]
+        if not found:
+            return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
+        return np.concatenate([r for r, _ in found]), np.concatenate([d for _, d in found])
+
+    def _search(
+        self, q: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        products: Products = products_on(self.device, q, self.metric)
+        top = TopK(q, k, self.metric, products, take=lambda some: _float32(self.values[some]))
+        for numbers, values in row_blocks(self.values, rows):
+            _feed(top, numbers, values, self.norms[numbers])
+        return top.result()
 
 
-def _distances(q: NDArray[np.float32], values: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        product = q @ values.T
-        if metric == "cosine":
-            distance = 1.0 - product / np.linalg.norm(values, axis=1)
-        elif metric == "l2":
-            distance = (q**2).sum(axis=1, keepdims=True) - 2 * product + (values**2).sum(axis=1)
-            np.maximum(distance, 0, out=distance)
-        else:
-            distance = -product
-    distance[:, ~np.isfinite(values).all(axis=1)] = np.inf  # NaN rows rank last, and are not returned
-    distance[np.isnan(distance)] = np.inf
-    return distance.astype(np.float32)
+def _feed(top: TopK, rows: NDArray[np.int64], values: NDArray[np.floating], norms: NDArray[np.float32] | None) -> None:
+    """Hand a block to `top` in parts: small at first, then of about `SCORES` scores, at most `BLOCK_ROWS` rows."""
+    most = min(BLOCK_ROWS, max(2048, SCORES // max(1, len(top.queries))))
+    start = 0
+    while start < len(rows):
+        stop = start + min(max(FIRST_ROWS, top.seen), most)
+        part = _float32(values[start:stop])
+        length = usable_norms(part, top.metric) if norms is None else norms[start:stop]
+        top.add(rows[start:stop], part, length)
+        start = stop
+
+
+def _float32(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values, dtype=np.float32)

@@ -27,6 +27,8 @@ from histostore.slides.tiff_header import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from histostore.slides.ranges import Ranges
+
 type Kind = Literal["jpeg", "png", "tiff", "other"]
 
 MAX_PIXELS = 2**36
@@ -75,7 +77,7 @@ def kind_of(path: Path) -> Kind:
     return "tiff" if is_tiff(first) else "other"
 
 
-def check_pixels(path: Path, size_px: tuple[int, int], limit: int, what: str = "image") -> None:
+def check_pixels(path: Path | str, size_px: tuple[int, int], limit: int, what: str = "image") -> None:
     """Raise `SlideError` for an empty image and for one of more pixels than `limit`."""
     width, height = size_px
     if width <= 0 or height <= 0:
@@ -89,8 +91,8 @@ def check_pixels(path: Path, size_px: tuple[int, int], limit: int, what: str = "
         raise SlideError(msg)
 
 
-def check_tiff(path: Path, *, max_pixels: int | None = None) -> TiffHeader:
-    """Read the header of a TIFF and hold its claims against the file.
+def check_tiff(path: Path | str, *, max_pixels: int | None = None, ranges: Ranges | None = None) -> TiffHeader:
+    """Read the header of a TIFF (of `ranges`, where they are given) and hold its claims against the file.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def check_tiff(path: Path, *, max_pixels: int | None = None) -> TiffHeader:
         Truncated, looped, empty, larger than the limit, tiles of an impossible size, segment tables that do not
         cover the image, or segments outside the file.
     """
-    header = read_tiff_header(path)
+    header = read_tiff_header(path, ranges)
     for i, directory in enumerate(header.directories):
         what = f"directory {i}"
         check_pixels(path, directory.size_px, MAX_PIXELS if max_pixels is None else max_pixels, what)
@@ -110,7 +112,7 @@ def check_tiff(path: Path, *, max_pixels: int | None = None) -> TiffHeader:
     return header
 
 
-def _check_segment_size(path: Path, directory: Directory, what: str, max_pixels: int | None) -> None:
+def _check_segment_size(path: Path | str, directory: Directory, what: str, max_pixels: int | None) -> None:
     width, height = directory.segment_px
     if directory.is_tiled:
         if not (0 < width <= MAX_TILE_EDGE and 0 < height <= MAX_TILE_EDGE and width * height <= MAX_TILE_PIXELS):
@@ -127,7 +129,7 @@ def _check_segment_size(path: Path, directory: Directory, what: str, max_pixels:
         check_pixels(path, (width, height), limit, f"{what}, one compressed strip")
 
 
-def _check_segment_table(path: Path, directory: Directory, what: str, file_bytes: int) -> None:
+def _check_segment_table(path: Path | str, directory: Directory, what: str, file_bytes: int) -> None:
     offsets, counts = directory.segments
     name = "tile" if directory.is_tiled else "strip"
     if offsets is None:
@@ -158,7 +160,7 @@ def _check_segment_table(path: Path, directory: Directory, what: str, file_bytes
         raise SlideError(msg)
 
 
-def _check_plausible(path: Path, directory: Directory, what: str, pixels: int, stored: int) -> None:
+def _check_plausible(path: Path | str, directory: Directory, what: str, pixels: int, stored: int) -> None:
     floored = directory.get(COMPRESSION, UNCOMPRESSED) in FLOORED_COMPRESSIONS and directory.get(BITS, 1) >= 8
     if floored and pixels > MAX_PIXELS_PER_BYTE * stored:
         msg = (

@@ -11,21 +11,22 @@ TIFF revision 6.0 (Adobe, 1992), section 2; the BigTIFF extension (AWare Systems
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histostore.errors import SlideError
+from histostore.slides.ranges import FileRanges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
-    from typing import BinaryIO
 
     from numpy.typing import NDArray
+
+    from histostore.slides.ranges import Ranges
 
 MAX_DIRECTORIES = 65_536
 MAX_ENTRIES = 4_096
@@ -106,8 +107,8 @@ class TiffHeader:
 class _Walk:
     """A file being walked: the format's widths and what was seen."""
 
-    file: BinaryIO
-    path: Path
+    ranges: Ranges
+    path: Path | str
     size: int
     order: str
     big: bool
@@ -120,7 +121,7 @@ class _Walk:
         if at + n > self.size:
             msg = f"{self.path}: truncated, {what} ends at byte {at + n:,} and the file has {self.size:,}"
             raise SlideError(msg)
-        data = os.pread(self.file.fileno(), n, at)
+        (data,) = self.ranges.read_ranges([at], [n])
         if len(data) != n:
             msg = f"{self.path}: {what} at byte {at:,} could not be read"
             raise SlideError(msg)
@@ -135,31 +136,40 @@ def is_tiff(first: bytes) -> bool:
     return first[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_tiff_header(path: Path) -> TiffHeader:
-    """Walk the directories of a TIFF.
+def read_tiff_header(path: Path | str, ranges: Ranges | None = None) -> TiffHeader:
+    """Walk the directories of a TIFF: the file at `path`, or the bytes of `ranges`, which stay open.
 
     Raises
     ------
     SlideError
         A table lies outside the file, directories form a loop, or there are absurdly many.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        first = file.read(16)
-        walk = _Walk(file, path, size, "<" if first[:2] == b"II" else ">", big=first[2:4] in (b"+\0", b"\0+"))
-        at = _first_directory(walk)
-        found: list[Directory] = []
-        while at:
-            directory, at = _directory(walk, at, f"directory {len(found)}")
-            found.append(directory)
-            pending = [int(offset) for offset in directory.lists.get(SUB_IFDS, ())]
-            for offset in pending:
-                # a sub-directory's own chain is not followed: every level has its offset in the parent
-                found.append(_directory(walk, offset, f"sub-directory of {len(found) - 1}")[0])
-        if not found:
-            msg = f"{path}: a TIFF without an image (no directory)"
-            raise SlideError(msg)
-        return TiffHeader(tuple(found), size, walk.ndpi)
+    if ranges is not None:
+        return _walked(ranges, path)
+    file = FileRanges(Path(path))
+    try:
+        return _walked(file, path)
+    finally:
+        file.close()
+
+
+def _walked(ranges: Ranges, path: Path | str) -> TiffHeader:
+    (first,) = ranges.read_ranges([0], [16])
+    order = "<" if first[:2] == b"II" else ">"
+    walk = _Walk(ranges, path, ranges.size, order, big=first[2:4] in (b"+\0", b"\0+"))
+    at = _first_directory(walk)
+    found: list[Directory] = []
+    while at:
+        directory, at = _directory(walk, at, f"directory {len(found)}")
+        found.append(directory)
+        pending = [int(offset) for offset in directory.lists.get(SUB_IFDS, ())]
+        for offset in pending:
+            # a sub-directory's own chain is not followed: every level has its offset in the parent
+            found.append(_directory(walk, offset, f"sub-directory of {len(found) - 1}")[0])
+    if not found:
+        msg = f"{path}: a TIFF without an image (no directory)"
+        raise SlideError(msg)
+    return TiffHeader(tuple(found), ranges.size, walk.ndpi)
 
 
 def _first_directory(walk: _Walk) -> int:

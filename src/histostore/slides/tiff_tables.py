@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree as ET
 
 from histostore.errors import SlideError
@@ -11,6 +11,9 @@ from histostore.slides.resolution import UM_PER_CM, UM_PER_INCH, settle_mpp
 
 if TYPE_CHECKING:
     import tifffile
+
+type Form = Literal["plain", "openslide", "aperio"]
+"""Whose rules a TIFF follows; see `histostore.slides.tiff.TiffSlide`."""
 
 AXES = ("YXS", "YX", "SYX")
 PHOTOMETRICS = {"RGB": (3, 4), "YCBCR": (3,), "MINISBLACK": (1,)}
@@ -36,17 +39,26 @@ class Pages:
     """The pages of a slide, level 0 first (each a `tifffile.TiffPage`)."""
 
     pages: tuple[Any, ...]
-    is_ome: bool
+    is_ome: bool = False
+    is_aperio: bool = False
 
 
-def find_pages(file: tifffile.TiffFile, uri: str) -> Pages:
+def find_pages(file: tifffile.TiffFile, uri: str, *, form: Form = "plain") -> Pages:
     """Return the pages of the first image and of its levels.
+
+    Of ``"aperio"`` these are all tiled pages, of ``"openslide"`` (its generic-tiff) the first and the reduced ones.
 
     Raises
     ------
     SlideError
         The first image is a stack, or its pixels are not uint8 RGB, RGBA or grey.
     """
+    if form != "plain":
+        tiled: list[Any] = [page for page in map(_whole, file.pages) if page.is_tiled]
+        levels = [page for i, page in enumerate(tiled) if i == 0 or page.is_reduced or form == "aperio"]
+        for page in levels:
+            _check_pixels(page, uri)
+        return Pages(tuple(sorted(levels, key=lambda page: -page.imagewidth)), is_aperio=form == "aperio")
     series = file.series[0]
     if series.axes not in AXES:
         msg = f"{uri}: the first image has axes {series.axes} {series.shape}; give one plane of RGB (YXS)"
@@ -60,7 +72,7 @@ def find_pages(file: tifffile.TiffFile, uri: str) -> Pages:
         others: list[Any] = [_whole(page) for page in file.pages[1:]]
         pages += [page for page in others if page.offset not in known and _is_level_of(page, first)]
     pages.sort(key=lambda page: -page.imagewidth)
-    return Pages(tuple(pages), bool(file.is_ome))
+    return Pages(tuple(pages), is_ome=bool(file.is_ome))
 
 
 def _whole(page: Any) -> Any:
@@ -106,11 +118,53 @@ def tiff_mpp(file: tifffile.TiffFile, found: Pages, uri: str) -> tuple[float | N
         if size is not None:
             return settle_mpp(*size, "OME PhysicalSizeX/Y", uri)
     first = found.pages[0]
+    if found.is_aperio:
+        return _aperio_mpp(first.description, uri)
     um = UM_PER_UNIT.get(int(first.resolutionunit))
     x, y = first.resolution
     if um is None or not (x > 0 and y > 0) or "XResolution" not in first.tags:
         return None, "none: the file does not say (no PhysicalSize, no resolution tags with a unit)"
     return settle_mpp(um / x, um / y, "tiff.XResolution/YResolution", uri)
+
+
+def _aperio_mpp(description: str, uri: str) -> tuple[float | None, str]:
+    said = aperio_properties(description).get("aperio.MPP")
+    if said is None:
+        return None, "none: the file does not say"
+    try:
+        value = float(said)
+    except ValueError:
+        return None, f"none: aperio.MPP says {said!r}"
+    return settle_mpp(value, value, "aperio.MPP", uri)
+
+
+def aperio_properties(description: str) -> dict[str, str]:
+    """Return what Aperio's description says (``|AppMag = 20|MPP = 0.499``), under the names openslide gives it."""
+    said = {}
+    for part in description.split("|")[1:]:
+        key, equals, value = part.partition("=")
+        if equals:
+            said[f"aperio.{key.strip()}"] = value.strip()
+    common = {"openslide.objective-power": "AppMag", "openslide.mpp-x": "MPP", "openslide.mpp-y": "MPP"}
+    found = {}
+    for name, key in common.items():
+        try:
+            found[name] = f"{float(said[f'aperio.{key}']):.17g}"
+        except (KeyError, ValueError):
+            continue
+    return {"openslide.vendor": "aperio", **found, **said}
+
+
+def tiff_properties(found: Pages) -> dict[str, str]:
+    """Return what the first page says of itself."""
+    first = found.pages[0]
+    return {
+        "histostore.format": "OME-TIFF" if found.is_ome else "SVS" if found.is_aperio else "TIFF",
+        "tiff.Compression": code_name(first.compression),
+        "tiff.Photometric": code_name(first.photometric),
+        **({"tiff.ImageDescription": first.description} if first.description else {}),
+        **({"tiff.Software": first.software} if first.software else {}),
+    }
 
 
 def ome_physical_size(xml: str) -> tuple[float, float] | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from histostore.heads.evaluate import Evaluation, FoldResult
     from histostore.heads.label_evaluation import LabelFold
     from histostore.stages.fit import FitResult
-    from histostore.stages.search import Hits
+    from histostore.stages.hits import Hits
     from histostore.store.store import Store
 
 SHOWN_GENES = 4

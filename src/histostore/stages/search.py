@@ -1,4 +1,4 @@
-"""Which tiles look alike: exact search over the cached embeddings of a cohort."""
+"""Which tiles look alike: over the cached embeddings of a cohort, exactly or by an index, among the rows that pass."""
 
 from __future__ import annotations
 
@@ -7,47 +7,62 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostore.errors import NotFoundError, UsageError, near
+from histostore.errors import NotFoundError, SpecMismatchError, UsageError
+from histostore.index import results
 from histostore.index.exact import search_blocks
+from histostore.index.spec import check_k
+from histostore.stages.hits import Hits, hit_table
+from histostore.stages.index import find_index, open_index, stale_slides
+from histostore.stages.queries import Asked
 from histostore.view import view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
-    from histostore.index.exact import Metric
+    from histostore.index.spec import Metric
     from histostore.protocols import Backbone
+    from histostore.stages.index import OpenIndex
+    from histostore.stages.queries import Query, Region
     from histostore.store.store import Store
     from histostore.view import View
 
+    type Mask = NDArray[np.bool_]
+    type Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+
 BLOCK_ROWS = 16_384
+POOL = 8
+"""Candidates per answer that are looked at before caps, diversity or expression choose; doubled until enough pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """The answer to one query."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How answers are chosen among the nearest."""
 
-    table: pd.DataFrame
-    """One row per hit, nearest first, by obs name: rank, distance, slide, barcode, x_um, y_um and asked columns."""
-    rows: NDArray[np.int64]
-    """Rows of `view`."""
-    view: View
-    query: str
-    single: tuple[View, int] | None = None
-    """The query's own view and row, for a query by spot."""
+    at_most_per: str | None = None
+    at_most: int = 1
+    """At most so many answers that share a value of the column `at_most_per`."""
+    diversity: float = 0.0
+    """0 is the nearest alone; towards 1 answers differ more from each other (maximal marginal relevance)."""
+    max_distance: float | None = None
+    expressing: Mapping[str, float] | None = None
+    """Genes wanted, and how much each counts: candidates are ranked by nearness and by these counts together."""
+    expression_weight: float = 0.5
+    """Share of the expression in that rank."""
 
-    def query_tile(self) -> NDArray[np.uint8]:
-        """Return the query's pixels ``(px, px, 3)``, for a query by spot."""
-        if self.single is None:
-            raise UsageError("only a query by slide and spot has a stored tile")
-        tile: NDArray[np.uint8] = tiles_of(self.single[0], np.array([self.single[1]]))[0]
-        return tile
+    def __post_init__(self) -> None:
+        if not 0 <= self.diversity <= 1:
+            raise UsageError(f"diversity is {self.diversity}, outside 0-1")
+        if not 0 <= self.expression_weight <= 1:
+            raise UsageError(f"expression_weight is {self.expression_weight}, outside 0-1")
+        if self.at_most < 1:
+            raise UsageError(f"at_most is {self.at_most}: allow at least one")
 
-    def tiles(self) -> NDArray[np.uint8]:
-        """Return the hits' pixels ``(k, px, px, 3)`` uint8 RGB as stored."""
-        return tiles_of(self.view, self.rows)
+    @property
+    def needs_pool(self) -> bool:
+        """Whether more than k candidates must be looked at."""
+        return bool(self.at_most_per or self.diversity or self.expressing)
 
 
 def search(
@@ -56,15 +71,24 @@ def search(
     backbone: str | None = None,
     tiles: str | None = None,
     slide: str | None = None,
-    spot: str | None = None,
+    spot: str | Sequence[str] | None = None,
+    region: Region | None = None,
     vector: NDArray[Any] | None = None,
     image: NDArray[np.uint8] | None = None,
     embed_with: Backbone | None = None,
     k: int = 10,
-    metric: Metric = "cosine",
+    metric: Metric | None = None,
     where: str | None = None,
     slides: Sequence[str] | None = None,
     exclude_same: str | None = None,
+    exclude_radius_um: float | None = None,
+    at_most_per: str | None = None,
+    at_most: int = 1,
+    diversity: float = 0.0,
+    max_distance: float | None = None,
+    expressing: Mapping[str, float] | Sequence[str] | None = None,
+    expression_weight: float = 0.5,
+    index: str | bool | None = None,
     columns: Sequence[str] = (),
 ) -> Hits:
     """Find the tiles whose embeddings are nearest to a query.
@@ -72,59 +96,69 @@ def search(
     Parameters
     ----------
     slide, spot
-        Query by a tile of the store: its slide and its barcode, ``25x13`` or grid id. It is not its own answer.
+        Query by a tile of the store: its slide and its barcode, ``25x13`` or grid id; or by several. It is not its own
+        answer.
+    region
+        Query by all tiles of `slide` whose centre lies in it, together: a candidate is as near as it is to the nearest
+        of them. (x0, y0, x1, y1), polygon points or a GeoJSON polygon, in level-0 pixels.
     vector
-        Query by an embedding ``(d,)``.
+        Query by an embedding ``(d,)``, or by several ``(q, d)``.
     image
         Query by a tile ``(px, px, 3)`` uint8 RGB, at the tiles' resolution; needs `embed_with`.
+    metric
+        ``cosine`` (default), ``l2`` (squared) or ``ip``; that of the index where one is used.
     where
-        Only tiles that pass the filter are searched; k of them come back whenever k pass.
+        Only tiles that pass the filter, on columns and counts of genes (``"EPCAM > 2 and organ == 'breast'"``); k of
+        them come back whenever k pass.
     exclude_same
         An obs column, like ``slide`` or ``patient``: tiles that share the query's value are left out.
+    exclude_radius_um
+        Leave out tiles of the query's slide whose centre is within this distance of its own.
+    at_most_per, at_most
+        A column, and how many answers may share a value of it.
+    diversity
+        Towards 1, answers differ more from each other.
+    max_distance
+        Only answers at most that far.
+    expressing, expression_weight
+        Looks like the query, expresses these genes: candidates (the nearest ones) are ranked by both.
+    index
+        Name of an index; True for the one there is, False for exact search. By default an index is used where there is
+        one of the metric. Slides it does not hold yet are searched exactly, and that is said.
     columns
-        Obs columns to add to the answer.
+        Obs columns or genes to add to the answer.
 
     Raises
     ------
     NotFoundError
         The spot, slide or embeddings are not there.
     UsageError
-        Not exactly one query was given.
+        Not exactly one query was given, or options that make no sense.
+    SpecMismatchError
+        The query is of another width than the embeddings; the index of another metric.
     """
-    if sum(v is not None for v in (spot, vector, image)) != 1:
-        raise UsageError("give one query: slide and spot, or an image, or a vector")
-    name = backbone or only_backbone(store, tiles)
-    everything = view(store, backbone=name, tiles=tiles, slides=slides)
-    name = everything.backbones[0]
-    origin: tuple[View, int] | None = None
-    if spot is not None:
-        if slide is None:
-            raise UsageError("spot needs its slide: give slide too")
-        single = view(store, backbone=name, tiles=tiles, slides=[slide])
-        row = _row_of(single, spot)
-        query = single.numpy(name, np.array([row]))[0]
-        origin = (single, row)
-        label = f"{slide}:{spot}"
-    elif image is not None:
-        if embed_with is None:
-            raise UsageError("a query by image needs the backbone that embeds it (embed_with)")
-        query, label = embed_with.embed(image[None])[0], "image"
-    else:
-        query, label = np.asarray(vector), "vector"
-    chosen = everything.where(where) if where is not None else everything
-    keep = np.ones(len(chosen), dtype=bool)
-    if origin is not None:
-        keep &= ~_is_own(chosen, origin)
-    if exclude_same is not None:
-        if origin is None:
-            raise UsageError("exclude_same needs a query by slide and spot")
-        single, row = origin
-        value = single.column(exclude_same)[row]
-        keep &= chosen.column(exclude_same) != value
-    chosen = chosen.select(keep)
-    found, distance = search_blocks(query[None].astype(np.float32), _blocks(chosen, name), k, metric=metric)
-    hit = found[0] >= 0
-    return Hits(_table(chosen, found[0][hit], distance[0][hit], columns), found[0][hit], chosen, label, origin)
+    check_k(k)
+    genes = expressing if expressing is None or isinstance(expressing, dict) else dict.fromkeys(expressing, 1.0)
+    choice = Choice(at_most_per=at_most_per, at_most=at_most, diversity=diversity, max_distance=max_distance,
+                    expressing=genes, expression_weight=expression_weight)  # fmt: skip
+    everything = view(store, backbone=backbone or only_backbone(store, tiles), tiles=tiles, slides=slides)
+    (name,) = everything.backbones
+    asked = Asked(slide=slide, spot=spot, region=region, image=image, vector=vector, embed_with=embed_with)
+    query = asked.query(store, name, tiles)
+    width = int(everything.lazy(name).shape[1])
+    if query.vectors.shape[1] != width:
+        raise SpecMismatchError(f"the query has {query.vectors.shape[1]} features, embeddings '{name}' have {width}")
+    masks = _allowed(everything, query, where, exclude_same, exclude_radius_um)
+    opened = _index(store, everything, name, tiles, metric, index)
+    finder = Finder(everything, name, metric or (opened.snapshot.spec.metric if opened else "cosine"), opened)
+    tables, rows = [], []
+    for number, mask in enumerate(masks):
+        vectors = query.vectors if query.together else query.vectors[number : number + 1]
+        found, distance = _chosen(finder, vectors, mask, k, choice)
+        label = query.labels[number] if len(masks) > 1 else None
+        tables.append(hit_table(everything, found, distance, columns, label))
+        rows.append(found)
+    return Hits.of(tables, np.concatenate(rows), everything, query, finder.notes)
 
 
 def only_backbone(store: Store, tiles: str | None = None) -> str:
@@ -147,64 +181,165 @@ def only_backbone(store: Store, tiles: str | None = None) -> str:
     return names.pop()
 
 
-def _row_of(single: View, spot: str) -> int:
-    ids = single.column("barcode")
-    found = np.flatnonzero(ids == spot)
-    if not len(found):
-        raise NotFoundError(f"no tile '{spot}' on slide '{single.slides[0]}'{near(spot, ids.tolist())}")
-    return int(found[0])
+def _index(
+    store: Store, everything: View, backbone: str, tiles: str | None, metric: Metric | None, wanted: str | bool | None
+) -> OpenIndex | None:
+    if wanted is False:
+        return None
+    name = find_index(store, backbone, tiles, wanted if isinstance(wanted, str) else None)
+    if name is None:
+        if wanted is True:
+            raise NotFoundError(f"there is no index of '{backbone}'; run index")
+        return None
+    opened = open_index(store, name)
+    (own,) = everything.backbones
+    digest = everything.parts[0].group(everything.parts[0].embeddings[own]).attrs["backbone_digest"]
+    if opened.group.attrs["backbone_digest"] != digest:
+        raise SpecMismatchError(
+            f"index '{name}' is of backbone {opened.group.attrs['backbone_digest'][:8]}, the embeddings '{own}' of "
+            f"{digest[:8]}; bring it up to date: index"
+        )
+    if metric is not None and opened.snapshot.spec.metric != metric:
+        if wanted is None:
+            return None
+        raise SpecMismatchError(f"index '{name}' is of metric '{opened.snapshot.spec.metric}', not '{metric}'")
+    return opened
 
 
-def _is_own(chosen: View, origin: tuple[View, int]) -> NDArray[np.bool_]:
-    (slide,), row = origin[0].slides, origin[1]
-    masks = []
-    for part in chosen.parts:
-        rows = np.arange(len(part)) if part.rows is None else part.rows
-        masks.append((rows == row) if part.slide == slide else np.zeros(len(part), dtype=bool))
-    return np.concatenate(masks)
+class Finder:
+    """The nearest rows of a view, by an index as far as it goes, and exactly beyond it."""
+
+    def __init__(self, rows: View, backbone: str, metric: Metric, opened: OpenIndex | None) -> None:
+        self.rows, self.backbone, self.metric = rows, backbone, metric
+        self.notes: tuple[str, ...] = ()
+        self.reader = None
+        self.ids = np.full(len(rows), -1, dtype=np.int64)
+        if opened is not None:
+            stale = stale_slides(opened, rows)
+            self.ids = opened.places.ids(rows)
+            self.reader = opened.reader(rows)
+            self._row = np.full(opened.places.next_id, -1, dtype=np.int64)
+            self._row[self.ids[self.ids >= 0]] = np.flatnonzero(self.ids >= 0)
+            if stale:
+                some = ", ".join(stale[:5]) + (" …" if len(stale) > 5 else "")
+                self.notes = (f"index '{opened.name}' is stale: {some} searched exactly; bring it up to date: index",)
+
+    def nearest(self, vectors: NDArray[np.float32], k: int, allowed: Mask) -> Found:
+        """Return the k nearest allowed rows of each vector ``(q, k)`` and their distances; -1 where there are fewer."""
+        held = allowed & (self.ids >= 0)
+        parts: list[Found] = []
+        if self.reader is not None and held.any():
+            only = np.zeros(len(self._row), dtype=bool)
+            only[self.ids[held]] = True
+            ids, distance = self.reader.search(vectors, k, only=only)
+            parts.append((np.where(ids >= 0, self._row[ids], -1), distance))
+        rest = np.flatnonzero(allowed & (self.ids < 0))
+        if len(rest) or not parts:
+            parts.append(search_blocks(vectors, self._blocks(rest), k, metric=self.metric))
+        rows = np.concatenate([r for r, _ in parts], axis=1)
+        distance = np.concatenate([d for _, d in parts], axis=1)
+        order = np.lexsort((rows, distance), axis=1)[:, :k]
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(distance, order, axis=1)
+
+    def _blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        for start in range(0, len(rows), BLOCK_ROWS):
+            some = rows[start : start + BLOCK_ROWS]
+            yield some, self.rows.numpy(self.backbone, some)
 
 
-def _blocks(chosen: View, backbone: str) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    for start in range(0, len(chosen), BLOCK_ROWS):
-        rows = np.arange(start, min(len(chosen), start + BLOCK_ROWS), dtype=np.int64)
-        yield rows, chosen.numpy(backbone, rows)
+def _allowed(
+    everything: View, query: Query, where: str | None, exclude_same: str | None, radius_um: float | None
+) -> list[Mask]:
+    """Return which rows may be an answer, for each query (once for queries that are answered together)."""
+    common = np.ones(len(everything), dtype=bool) if where is None else everything.mask(where)
+    column = None if exclude_same is None else everything.column(exclude_same)
+    values = None if exclude_same is None else query.own(exclude_same)
+    if radius_um is not None:
+        query.own("x_um")
+    slide = everything.column("slide") if query.single is not None else None
+    xy = np.column_stack([everything.column("x_um"), everything.column("y_um")]) if radius_um is not None else None
+    groups = [np.arange(len(query.labels))] if query.together else [np.array([i]) for i in range(len(query.labels))]
+    out = []
+    for group in groups:
+        mask = common.copy()
+        if column is not None and values is not None:
+            mask &= ~np.isin(column.astype(str), np.unique(values[group].astype(str)))
+        if query.single is not None and slide is not None:
+            single, rows = query.single
+            here = np.flatnonzero(slide == query.slide)
+            local = np.concatenate(
+                [_stored(p) for p in everything.parts if p.slide == query.slide] or [np.zeros(0, int)]
+            )
+            mask[here[np.isin(local, rows[group])]] = False
+            if radius_um is not None and xy is not None:
+                own = np.column_stack([single.column("x_um"), single.column("y_um")])[rows[group]]
+                for centre in own:
+                    away = results.beyond_radius(
+                        slide[here], xy[here], slide=str(query.slide), centre_um=(float(centre[0]), float(centre[1])),
+                        radius_um=radius_um,
+                    )  # fmt: skip
+                    near = np.ones(len(here), dtype=bool)
+                    near[away] = False
+                    mask[here[near]] = False
+        out.append(mask)
+    return out
 
 
-def _table(
-    chosen: View, rows: NDArray[np.int64], distance: NDArray[np.float32], columns: Sequence[str]
-) -> pd.DataFrame:
-    import pandas as pd
-
-    def pick(name: str) -> NDArray[Any]:
-        return chosen.column(name)[rows]
-
-    shown = {
-        "rank": np.arange(1, len(rows) + 1),
-        "distance": distance,
-        "slide": pick("slide"),
-        "barcode": pick("barcode"),
-        "x_um": pick("x_um"),
-        "y_um": pick("y_um"),
-    }
-    shown.update({c: pick(c) for c in columns})
-    return pd.DataFrame(shown, index=pd.Index(chosen.names()[rows], name="tile"))
+def _stored(part: Any) -> NDArray[np.int64]:
+    return np.arange(part.n_all, dtype=np.int64) if part.rows is None else part.rows
 
 
-def tiles_of(chosen: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return the stored pixels of some rows of a view, in their order.
+def _chosen(finder: Finder, vectors: NDArray[np.float32], allowed: Mask, k: int, choice: Choice) -> Found:
+    """Return k rows and their distances, best first."""
+    there = int(allowed.sum())
+    pool = min(there, k * POOL if choice.needs_pool else k)
+    while True:
+        rows, distance = _merged(*finder.nearest(vectors, max(1, pool), allowed))
+        if choice.max_distance is not None:
+            keep = results.within(distance, choice.max_distance)
+            rows, distance = rows[keep], distance[keep]
+        order = _ranked(finder, rows, distance, k, choice)
+        # a cap may leave too few of the pool: look further until k are found, or all were looked at
+        if len(order) >= k or pool >= there or not choice.at_most_per:
+            order = order[:k]
+            return rows[order], distance[order]
+        pool = min(there, pool * 4)
 
-    Raises
-    ------
-    NotFoundError
-        The tiles' pixels were not stored (codec ``slide``).
-    """
-    bounds = np.cumsum([0, *map(len, chosen.parts)])
-    out: list[NDArray[np.uint8]] = []
-    for row in rows.tolist():
-        at = int(np.searchsorted(bounds, row, side="right")) - 1
-        part = chosen.parts[at]
-        local = row - bounds[at]
-        stored = int(local if part.rows is None else part.rows[local])
-        ref = part.manifest.find("pixels", part.tiles.name if part.tiles is not None else None)
-        out.append(part.group(ref).array("pixels").read(np.array([stored]))[0])
-    return np.stack(out) if out else np.zeros((0, 0, 0, 3), dtype=np.uint8)
+
+def _merged(rows: NDArray[np.int64], distance: NDArray[np.float32]) -> Found:
+    """Return the candidates of all vectors, each once with its least distance, nearest first."""
+    flat, away = rows.ravel(), distance.ravel()
+    order = np.lexsort((flat, away))
+    flat, away = flat[order], away[order]
+    first = np.sort(np.unique(flat, return_index=True)[1])
+    first = first[flat[first] >= 0]
+    return flat[first], away[first]
+
+
+def _ranked(
+    finder: Finder, rows: NDArray[np.int64], distance: NDArray[np.float32], k: int, choice: Choice
+) -> NDArray[np.int64]:
+    order = np.arange(len(rows))
+    if choice.expressing:
+        order = _by_expression(finder.rows, rows, choice)
+    if choice.at_most_per:
+        order = order[results.capped(finder.rows.column(choice.at_most_per)[rows[order]].astype(str), choice.at_most)]
+    if choice.diversity and len(order):
+        values = finder.rows.numpy(finder.backbone, rows[order]).astype(np.float32)
+        picked = results.diverse(distance[order], values, k, weight=1 - choice.diversity, metric=finder.metric)
+        order = order[picked]
+    return order
+
+
+def _by_expression(everything: View, rows: NDArray[np.int64], choice: Choice) -> NDArray[np.int64]:
+    """Return candidates by nearness and expression: a weighted mean of both ranks; without counts they come last."""
+    assert choice.expressing is not None
+    score = np.zeros(len(rows))
+    for gene, weight in choice.expressing.items():
+        score += weight * np.log1p(everything.column(gene)[rows].astype(np.float64))
+    known = ~np.isnan(score)
+    rank = np.full(len(rows), 1.0)
+    rank[known] = np.argsort(np.argsort(-score[known], kind="stable"), kind="stable") / max(1, int(known.sum()) - 1)
+    near = np.arange(len(rows)) / max(1, len(rows) - 1)
+    mixed = (1 - choice.expression_weight) * near + choice.expression_weight * rank
+    return np.lexsort((mixed, ~known))

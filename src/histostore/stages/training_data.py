@@ -13,7 +13,7 @@ from histostore.content.tables import content_digest
 from histostore.errors import NotFoundError, UsageError, near
 from histostore.heads.labels import class_labels
 from histostore.heads.registry import head_class, names
-from histostore.heads.rows import STREAM_BYTES
+from histostore.heads.rows import STREAM_BYTES, RowSource
 from histostore.tables import Report
 from histostore.view import view
 
@@ -109,7 +109,7 @@ def training_data(
         if spec.bag is not None:
             raise UsageError("genes are of spots and this head has one row per slide: give columns of a table instead")
         rows = rows.with_counts()
-        return Training(rows, _embeddings(rows, spec, in_memory), rows.obs(), rows.counts(), report=rows.report)
+        return _read(rows, spec, in_memory, counted=True)
     if spec.bag is not None:
         return _per_slide(rows, spec, spec.bag)
     return _with_targets(_per_tile(rows, spec, in_memory), spec)
@@ -134,8 +134,19 @@ def _embeddings(rows: View, spec: HeadSpec, in_memory: int | None) -> Table:
 
 def _per_tile(rows: View, spec: HeadSpec, in_memory: int | None) -> Training:
     counted = all(p.expression is not None and bool((p.count_row >= 0).all()) for p in rows.parts)
+    return _read(rows, spec, in_memory, counted=counted)
+
+
+def _read(rows: View, spec: HeadSpec, in_memory: int | None, *, counted: bool) -> Training:
+    """Return the rows of a view; where embeddings are streamed, nothing that was read on the way is kept either."""
     X = _embeddings(rows, spec, in_memory)
-    return Training(rows, X, rows.obs(), rows.counts() if counted else None, report=rows.report)
+    if not isinstance(X, RowSource):
+        return Training(rows, X, rows.obs(), rows.counts() if counted else None, report=rows.report)
+    # ids of tiles are as many texts as there are rows, and no head looks at them
+    obs = rows.obs([c for c in rows.columns() if c != "tile_id"])
+    rows = rows.forgotten()
+    genes = rows.counts() if counted else None
+    return Training(rows.forgotten(), X, obs, genes, report=rows.report)
 
 
 def _per_slide(rows: View, spec: HeadSpec, bag: BagSpec) -> Training:

@@ -12,6 +12,9 @@ from histostore.errors import UsageError
 from histostore.protocols import TileStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
     from numpy.typing import NDArray
 
     from histostore.protocols import Slide
@@ -29,12 +32,23 @@ BLANK_DEVIATION = 6.0
 _READ_BYTES = 64 << 20
 """Regions to reduce are read this many bytes at a time, whatever the batch."""
 
+_PROBED_ROWS = 16
+"""Every how many rows of a tile are looked at first."""
+
+_RUN = 16
+"""Tiles that a thread takes on at once."""
+
 _TOUCH = 1e-6
 """Level-0 pixels by which a computed edge may pass the border and still lie on it."""
 
 
 def read_tiles(
-    slide: Slide, read: ReadPlan, xy0: NDArray[np.float64], *, stain: StainFit | None = None
+    slide: Slide,
+    read: ReadPlan,
+    xy0: NDArray[np.float64],
+    *,
+    stain: StainFit | None = None,
+    pool: Executor | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read tiles as the plan says.
 
@@ -48,6 +62,9 @@ def read_tiles(
         ``(n, 2)`` top-left corners, (x, y), in level-0 pixels: `TilePlan.xy0`.
     stain
         Normalise the stain of tiles that show something.
+    pool
+        Threads for what is done with pixels once they are read (resampling, blank tiles, stain). The slide's own
+        threads, which decode, are its reader's. The bytes do not depend on either.
 
     Returns
     -------
@@ -68,26 +85,51 @@ def read_tiles(
     tile has a margin of a few pixels that the filter sees; where that is unreadable the tile is too.
     """
     xy0 = np.asarray(xy0, dtype=np.float64).reshape(-1, 2)
-    pixels, status = _read_resampled(slide, read, xy0) if read.resample else _read_native(slide, read, xy0)
-    for i in np.flatnonzero(status == TileStatus.OK):
-        if is_blank(pixels[i]):
+    pixels, status = _read_resampled(slide, read, xy0, pool) if read.resample else _read_native(slide, read, xy0)
+
+    def finish(i: int) -> None:
+        if status[i] == TileStatus.OK and is_blank(pixels[i]):
             status[i] = TileStatus.BLANK
-    if stain is not None:
-        for i in np.flatnonzero((status == TileStatus.OK) | (status == TileStatus.PADDED)):
+        if stain is not None and status[i] in (TileStatus.OK, TileStatus.PADDED):
             pixels[i] = stain.apply(pixels[i])
+
+    _each(pool, len(pixels), finish)
     return pixels, status
+
+
+def _each(pool: Executor | None, n: int, do: Callable[[int], None]) -> None:
+    """Call `do` with 0 … n - 1, in a pool by runs."""
+
+    def run(some: range) -> None:
+        for i in some:
+            do(i)
+
+    if pool is None:
+        run(range(n))
+        return
+    for future in [pool.submit(run, range(start, min(start + _RUN, n))) for start in range(0, n, _RUN)]:
+        future.result()
 
 
 def is_blank(tile: NDArray[np.uint8]) -> bool:
     """Say if a ``(px, px, 3)`` uint8 tile has no structure: no channel deviates by more than `BLANK_DEVIATION`.
 
-    Integer sums make the answer the same on every machine.
+    The sums are whole numbers below 2**53, so the answer is the same on every machine.
     """
-    flat = tile.reshape(-1, 3)
-    n = len(flat)
-    total = flat.sum(axis=0, dtype=np.int64)
-    squares = np.square(flat, dtype=np.uint16).sum(axis=0, dtype=np.int64)
-    return bool((n * squares - total * total <= (BLANK_DEVIATION * n) ** 2).all())
+    n = tile.shape[0] * tile.shape[1]
+    # a part's deviations from its own mean never exceed those of the whole: a few rows settle most tiles
+    return not _deviates(tile[::_PROBED_ROWS], n) and not _deviates(tile, n)
+
+
+def _deviates(part: NDArray[np.uint8], n: int) -> bool:
+    """Say if a channel deviates, within a part of a tile of `n` pixels, by more than a blank tile may in all."""
+    flat = part.reshape(-1, 3)
+    for channel in range(3):
+        value = flat[:, channel].astype(np.float64)
+        total = float(value.sum())
+        if len(value) * float(value @ value) - total * total > BLANK_DEVIATION**2 * n * len(value):
+            return True
+    return False
 
 
 def _read_native(slide: Slide, read: ReadPlan, xy0: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -99,7 +141,7 @@ def _read_native(slide: Slide, read: ReadPlan, xy0: NDArray[np.float64]) -> tupl
 
 
 def _read_resampled(
-    slide: Slide, read: ReadPlan, xy0: NDArray[np.float64]
+    slide: Slide, read: ReadPlan, xy0: NDArray[np.float64], pool: Executor | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     # the filter looks this far beyond the tile, so neighbours join without a seam
     margin = math.ceil(max(1.0, read.read_px / read.out_px)) + 1
@@ -114,25 +156,35 @@ def _read_resampled(
     status = np.zeros(len(xy0), dtype=np.uint8)
     at_once = max(1, _READ_BYTES // (region_px * region_px * 3))
     for start in range(0, len(xy0), at_once):
-        regions, read_status = slide.read(corner[start : start + at_once], px=region_px, level=read.level)
-        for i, (region, got) in enumerate(zip(regions, read_status, strict=True), start):
-            if got == TileStatus.UNREADABLE:
-                status[i] = got
-            elif sticks_out[i]:
-                status[i] = TileStatus.PADDED
-                pixels[i] = _reduce(region, at[i], read)
-            else:
+        regions, got = slide.read(corner[start : start + at_once], px=region_px, level=read.level)
+        status[start : start + at_once] = got
+
+        def reduce(
+            k: int,
+            start: int = start,
+            regions: NDArray[np.uint8] = regions,
+        ) -> None:
+            i = start + k
+            if status[i] == TileStatus.UNREADABLE:
+                return
+            # the region has a margin, so its own status says nothing of the tile
+            status[i] = TileStatus.PADDED if sticks_out[i] else TileStatus.OK
+            low, high = (0, 0), (region_px, region_px)
+            if not sticks_out[i]:
                 low, high = _image_part(slide, read, first[i], region_px)
-                pixels[i] = _reduce(region[low[1] : high[1], low[0] : high[0]], at[i] - low, read)
+            pixels[i] = _reduce(regions[k, low[1] : high[1], low[0] : high[0]], at[i] - low, read)
+
+        _each(pool, len(regions), reduce)
     return pixels, status
 
 
 def _image_part(
     slide: Slide, read: ReadPlan, first: NDArray[np.int64], region_px: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[tuple[int, int], tuple[int, int]]:
     # a tile that lies inside must not take white from the margin beyond the border
     size = np.floor(np.asarray(slide.size_px) / read.downsample + 0.5).astype(np.int64)
-    return np.maximum(0, -first), np.minimum(region_px, size - first)
+    low, high = np.maximum(0, -first), np.minimum(region_px, size - first)
+    return (int(low[0]), int(low[1])), (int(high[0]), int(high[1]))
 
 
 def _reduce(region: NDArray[np.uint8], at: NDArray[np.float64], read: ReadPlan) -> NDArray[np.uint8]:
