@@ -149,7 +149,7 @@ def test_tile_at_spots_and_on_a_grid(ingested: Path, copy_of: Any, tmp_path: Pat
         "--name",
         "few",
         "--region",
-        "A1",
+        "annotations",
         "--slides",
         "A1",
     )

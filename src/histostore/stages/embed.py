@@ -168,9 +168,8 @@ def _source(
     tiles = store.group(tiles_ref)
     xy0 = tiles.read("geometry")[:, 2:4]
     stain = StainFit.from_json(tiles.attrs["stain"]) if "stain" in tiles.attrs else None
-    return stack.enter_context(
-        SlideTiles(lambda: open_source(store, manifest), plan_of(tiles.attrs), xy0, stain, workers)
-    )
+    image = stack.enter_context(open_source(store, manifest, workers=workers))
+    return stack.enter_context(SlideTiles(image, plan_of(tiles.attrs), xy0, stain, workers))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -80,54 +79,32 @@ class StoredTiles:
 
 @dataclass(slots=True)
 class SlideTiles:
-    """Tiles read from the slide; one open handle per reading thread. Use it with ``with``."""
+    """Tiles read from the slide, which plans and decodes with its own threads. Use it with ``with``."""
 
-    open: Callable[[], Slide]
+    slide: Slide
     plan: ReadPlan
     xy0: NDArray[np.float64]
     """``(n, 2)`` top-left corners in level-0 pixels."""
     stain: StainFit | None = None
     workers: int = 1
-    first: Slide | None = None
-    """A handle that is open already; it is used, and not closed."""
+    """Threads for what follows decoding: resampling, the blank test, stain."""
     n_rows: int = 0
     decoder: str = ""
-    _slides: queue.SimpleQueue[Slide] = field(default_factory=queue.SimpleQueue)
     _pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         self.n_rows = len(self.xy0)
-        opened = [self.first] if self.first is not None else []
-        while len(opened) < self.workers:
-            opened.append(self.open())
-        for slide in opened:
-            self._slides.put(slide)
-        self.decoder = opened[0].reader
+        self.decoder = self.slide.reader
         self._pool = ThreadPoolExecutor(self.workers) if self.workers > 1 else None
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        while not self._slides.empty():
-            slide = self._slides.get()
-            if slide is not self.first:
-                slide.close()
 
     def read(self, start: int, stop: int) -> Block:
-        """Return the tiles of rows [start, stop); parts of them in each worker."""
-        if self._pool is None or stop - start < 2:
-            return self._read_part(start, stop)
-        cuts = np.linspace(start, stop, self.workers + 1).astype(int).tolist()
-        parts = list(self._pool.map(lambda ab: self._read_part(*ab), list(pairwise(cuts))))
-        return np.concatenate([p for p, _ in parts]), np.concatenate([s for _, s in parts])
-
-    def _read_part(self, start: int, stop: int) -> Block:
-        slide = self._slides.get()
-        try:
-            return read_tiles(slide, self.plan, self.xy0[start:stop], stain=self.stain)
-        finally:
-            self._slides.put(slide)
+        """Return the tiles of rows [start, stop)."""
+        return read_tiles(self.slide, self.plan, self.xy0[start:stop], stain=self.stain, pool=self._pool)
 
 
 @dataclass(slots=True)

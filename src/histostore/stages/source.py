@@ -28,8 +28,8 @@ def mpp_of(store: Store, manifest: Manifest) -> float:
     return float(store.group(manifest.find("meta", "meta")).attrs["mpp"])
 
 
-def open_source(store: Store, manifest: Manifest) -> Slide:
-    """Open the image that a slide was ingested from.
+def open_source(store: Store, manifest: Manifest, *, workers: int = 1) -> Slide:
+    """Open the image that a slide was ingested from; `workers` threads read and decode it.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def open_source(store: Store, manifest: Manifest) -> Slide:
             f"{path} is not the file slide '{manifest.owner}' was ingested from (sha256 differs); "
             "a re-scan is a new slide: ingest it under another id"
         )
-    return open_slide(path)
+    return open_slide(path, workers=workers)
 
 
 @lru_cache(maxsize=4096)

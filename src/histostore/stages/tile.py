@@ -109,13 +109,13 @@ def tile(
     if not replace:
         _refuse_conflict(store, manifest, name, spec, inputs, pixels)
     with ExitStack() as stack:
-        image = stack.enter_context(open_source(store, manifest))
+        image = stack.enter_context(open_source(store, manifest, workers=workers))
         with watch.timed("plan"):
             tiles_ref, points_ref, plan, stain = _plan(store, manifest, spec, name, inputs, image)
         refs = [r for r in (points_ref, tiles_ref) if r is not None]
         report, resumed = plan.report, False
         if pixels.codec != "slide":
-            source = SlideTiles(lambda: open_source(store, manifest), plan.read, plan.xy0, stain, workers, first=image)
+            source = SlideTiles(image, plan.read, plan.xy0, stain, workers)
             stack.enter_context(source)
             begun = _begin_pixels(store, tiles_ref, pixels, plan, source)
             writer = stack.enter_context(begun)
