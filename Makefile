@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test check torture bench docs clean
+.PHONY: setup demo test check torture bench bench-gpu docs clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,9 @@ torture: setup        ## the long crash tests
 
 bench: setup          ## figures of the README and docs, each beside its limit
 	$(BIN)/python -m benchmarks
+
+bench-gpu: setup      ## search and extraction on a CUDA device, checked against the CPU; says so where there is none
+	$(BIN)/python -m benchmarks.gpu
 
 docs: setup           ## run every code block of README and docs
 	$(BIN)/python -m pytest -q tests/test_docs.py

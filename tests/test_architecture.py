@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("view", "adata", "lazy"),
     ("stages",),
     ("face", "pp", "tl", "get"),
-    ("recipes",),
+    ("recipes", "serve"),
     ("testing",),
     ("cli",),
 )

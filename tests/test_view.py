@@ -100,8 +100,9 @@ def test_where_filters_on_slide_and_tile_columns(rows: View, cohort: Cohort) -> 
     assert found.report.counts == {"rows left out by where": len(rows) - len(found)}
     assert np.array_equal(found.numpy(), rows.numpy()[[list(rows.names()).index(n) for n in found.names()]])
     tumour = rows.where("region_annotations == 'tumour'")
-    inside = {f"A1:{i}" for i, t in zip(cohort.slides[0].spot_ids, cohort.slides[0].in_tumour, strict=True) if t}
+    inside = {f"{s.name}:{i}" for s in cohort.slides for i, t in zip(s.spot_ids, s.in_tumour, strict=True) if t}
     assert set(tumour.names()) <= inside
+    assert len(rows.where("MORPH001 > 3 and region_annotations == 'tumour'")) < len(tumour)
     assert len(tumour) > 0
 
 

@@ -48,23 +48,29 @@ def build_adata(view: View, *, images: bool, counts: bool) -> ad.AnnData:
 
 
 def _spatial(part: Part, *, image: bool) -> dict[str, Any]:
-    source = part.group(part.manifest.find("source", "image"))
+    ref = part.manifest.get("source", "image")  # a slide of imported features may have no image
+    source = part.group(ref) if ref is not None else None
     mpp = float(part.meta["mpp"])
     spot_um = part.the_points.spot_um or _DEFAULT_SPOT_UM
     edge0 = float(part.group(part.tiles).attrs["edge0"]) if part.tiles is not None else spot_um / mpp
     diameter = spot_um / mpp if part.the_points.assay in ("visium", "st-v1") else edge0
-    thumbnail = source.array("thumbnail")
-    scale = thumbnail.shape[1] / float(source.attrs["width"])
-    return {
-        "images": {"hires": thumbnail.read()} if image else {},
+    found: dict[str, Any] = {
+        "images": {},
         "scalefactors": {
-            "tissue_hires_scalef": scale,
             "spot_diameter_fullres": diameter,
             "fiducial_diameter_fullres": diameter,
             "tile_edge_fullres": edge0,
         },
-        "metadata": {"source_image_path": source.attrs["uri"], "mpp": mpp, "mpp_origin": part.meta["mpp_origin"]},
+        "metadata": {"mpp": mpp, "mpp_origin": part.meta["mpp_origin"]},
     }
+    if source is not None:
+        thumbnail = source.array("thumbnail")
+        scale = thumbnail.shape[1] / float(source.attrs["width"])
+        found["scalefactors"]["tissue_hires_scalef"] = scale
+        found["metadata"]["source_image_path"] = source.attrs["uri"]
+        if image:
+            found["images"]["hires"] = thumbnail.read()
+    return found
 
 
 def _provenance(part: Part) -> dict[str, Any]:

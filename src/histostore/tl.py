@@ -12,15 +12,10 @@ from histostore.head_specs import UNITS, BagSpec, FeatureSpec, HeadSpec, LabelSp
 from histostore.index.spec import IndexSpec
 from histostore.stages.embed import embed as _embed
 from histostore.stages.factors import factors
-from histostore.stages.fit import FitResult
-from histostore.stages.fit import fit as _fit
 from histostore.stages.index import IndexResult
 from histostore.stages.index import index as _index
-from histostore.stages.predict import predict as _predict
 from histostore.stages.search import only_backbone
 from histostore.stages.search import search as _search
-from histostore.stages.training_data import is_metadata
-from histostore.stages.training_data import pool as _pool
 from histostore.view import view
 
 if TYPE_CHECKING:
@@ -36,6 +31,7 @@ if TYPE_CHECKING:
     from histostore.progress import Progress
     from histostore.protocols import Backbone
     from histostore.stages.finetune import FinetuneResult
+    from histostore.stages.fit import FitResult
     from histostore.stages.hits import Hits
     from histostore.stages.result import StageResult
     from histostore.stages.review import Review
@@ -119,7 +115,10 @@ def fit(
     save
         Also train on all rows and keep the head under this name.
     """
+    # heads bring scikit-learn and scipy.stats, which searching and embedding do without
     from histostore.heads.registry import name_of
+    from histostore.stages.fit import fit as run
+    from histostore.stages.training_data import is_metadata
 
     name, options = (head, {}) if isinstance(head, str) else (name_of(head), head.get_params())
     wanted = (features,) if isinstance(features, FeatureSpec) else tuple(features) or (FeatureSpec(),)
@@ -139,7 +138,7 @@ def fit(
         head=name, options=tuple(sorted(options.items())), split=cut, features=wanted, min_counts=min_counts, seed=seed,
         bag=BagSpec(tiles=tiles_per_slide, pool=pool) if per == "slide" else None, groups=_names(groups), **asked,
     )  # fmt: skip
-    return _fit(
+    return run(
         store, spec, backbone=backbone or only_backbone(store, tiles), tiles=tiles, slides=slides, where=where,
         region_share=region_share, save_as=save, replace=replace, progress=progress,
     )  # fmt: skip
@@ -215,8 +214,10 @@ def predict(
     replace: bool = False,
 ) -> list[StageResult]:
     """Apply a saved head to slides, with or without counts."""
+    from histostore.stages.predict import predict as run
+
     chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())
-    return [_predict(store, s, head, tiles=tiles, replace=replace) for s in chosen]
+    return [run(store, s, head, tiles=tiles, replace=replace) for s in chosen]
 
 
 def review(
@@ -260,7 +261,9 @@ def pool(
         Their ``mean`` ``(slides, d)``, or the ``tiles`` side by side ``(slides, tiles * d)``, NaN where a slide has
         fewer.
     """
-    return _pool(rows, BagSpec(tiles=tiles, pool=how), seed=seed)
+    from histostore.stages.training_data import pool as run
+
+    return run(rows, BagSpec(tiles=tiles, pool=how), seed=seed)
 
 
 def index(

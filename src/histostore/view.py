@@ -162,9 +162,10 @@ class View:
         order = np.arange(len(self), dtype=np.int64)
         if seed is not None:
             order = np.random.default_rng([seed, epoch]).permutation(order)
+        source = self.lazy(backbone)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            yield rows, self.numpy(backbone, rows)
+            yield rows, source[rows]
 
     def counts(self) -> Genes:
         """Return the counts of all rows and the genes they are of, joined over slides.

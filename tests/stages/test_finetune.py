@@ -19,7 +19,7 @@ from histostore.errors import ConflictError, DataError, HistostoreError, NotFoun
 from histostore.specs import PixelSpec, TileSpec
 from histostore.stages.embed import embed
 from histostore.stages.finetune import finetune
-from histostore.stages.search import tiles_of
+from histostore.stages.hits import tiles_of
 from histostore.stages.tile import tile
 from histostore.stages.tile_targets import TilePixels
 from histostore.store.store import Store, open_store

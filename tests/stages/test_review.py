@@ -11,9 +11,9 @@ from PIL import Image
 
 import histostore as hs
 from histostore.errors import AlignmentError, ConflictError, DataError, HistostoreError, NotFoundError, UsageError
+from histostore.stages.hits import tiles_of
 from histostore.stages.predict import read_prediction
 from histostore.stages.review import COLUMNS
-from histostore.stages.search import tiles_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,31 @@ import pytest
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
 from histostore.store.store import Store, create_store, open_store
+from histostore.testing.s3 import running_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from histostore.store.groups import GroupWriter
     from histostore.store.manifest import Ref
+    from histostore.testing.s3 import S3Server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Run a real S3 server for the whole session."""
+    with running_s3(tmp_path_factory.mktemp("s3") / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return an address of the test's own on that server, which the environment leads to."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HISTOSTORE_CACHE", str(tmp_path / "read-cache"))
+    return f"s3://{s3.bucket}/{tmp_path.name}-{secrets.token_hex(3)}"
+
 
 GOLDEN = Path(__file__).parents[2] / "stores" / "golden" / "v1"
 

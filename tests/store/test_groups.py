@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _WRITER = """if True:
     import sys, time
     import numpy as np
+    import histostore.store.attempts  # before "ready": it would take most of the time until the kill
     from histostore.store.arrays import ArraySpec
     from histostore.store.codecs import RAW
     from histostore.store.store import open_store
@@ -63,7 +64,7 @@ def test_a_writer_killed_at_ten_moments_leaves_nothing_to_see_and_resumes_to_the
     for _ in range(10):
         process = python(_WRITER, store.uri, 0.01)
         assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.15))
         process.kill()
         process.communicate()
         assert store.slides() == []

@@ -99,6 +99,7 @@ def doctor(args: argparse.Namespace) -> int:
     """Check this machine and a store's file system."""
     from histostore._version import __version__
     from histostore.store.files import LocalFiles
+    from histostore.store.object_address import is_object_address
     from histostore.store.store import HEADER, open_store
 
     found: dict[str, str] = {"histostore": __version__, "python": platform.python_version()}
@@ -107,11 +108,17 @@ def doctor(args: argparse.Namespace) -> int:
             found[library] = version(library)
         except PackageNotFoundError:
             found[library] = "-"
-    problems = []
-    if found["faiss-cpu"] != "-" and found["faiss-gpu"] != "-":
-        problems.append("faiss-cpu and faiss-gpu are both installed and share one folder: uninstall both, install one")
+    from histostore.index.engine import which_faiss
+
+    faiss = which_faiss()
+    found["faiss"] = f"{faiss.version or '-'} ({faiss.options or 'not loaded'}; {faiss.gpus} GPUs)"
+    problems = [faiss.problem] if faiss.problem is not None else []
     found["device"] = _device()
-    if args.store is not None:
+    if args.store is not None and is_object_address(args.store):
+        store = open_store(args.store)
+        found["store"] = f"'{store.name}', format {store.format}, {len(store.slides())} slides"
+        found["publish"] = "put if absent"
+    elif args.store is not None:
         folder = Path(args.store)
         if (folder / HEADER).exists():
             store = open_store(folder)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def import_(args: argparse.Namespace) -> int:
     """Bring feature files in."""
     from histostore.io.feature_files import find_features, read_features
-    from histostore.stages.import_features import ImportSpec, import_features
+    from histostore.stages.import_features import import_features
+    from histostore.stages.imported_tiles import ImportSpec
 
     store, line = the_store(args, writing=True), Line()
     spec = ImportSpec(

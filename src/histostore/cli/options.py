@@ -42,7 +42,7 @@ def hours(text: str) -> float:
 
 def the_store(p: argparse.ArgumentParser) -> None:
     """Take the store."""
-    p.add_argument("store", metavar="S", help="the store's folder")
+    p.add_argument("store", metavar="S", help="the store's folder, or s3://bucket/prefix")
 
 
 def which_slides(p: argparse.ArgumentParser) -> None:

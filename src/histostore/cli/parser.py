@@ -6,7 +6,15 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 from histostore._version import __version__
-from histostore.cli import options_build, options_care, options_find, options_runs, options_use
+from histostore.cli import (
+    options_build,
+    options_care,
+    options_features,
+    options_find,
+    options_runs,
+    options_serve,
+    options_use,
+)
 from histostore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +24,8 @@ COMMANDS: Commands = {
     **options_build.COMMANDS,
     **options_use.COMMANDS,
     **options_find.COMMANDS,
+    **options_features.COMMANDS,
+    **options_serve.COMMANDS,
     **options_care.COMMANDS,
     **options_runs.COMMANDS,
 }

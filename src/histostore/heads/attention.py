@@ -145,9 +145,7 @@ class AttentionPool(Estimator):
     def _bags(self, X: NDArray[Any]) -> Floats:
         X = as_rows(X, "X")
         if self.tiles < 1 or X.shape[1] % self.tiles:
-            msg = (
-                f"X has {X.shape[1]} columns, no {self.tiles} tiles side by side: give as many as were drawn"
-            )
+            msg = f"X has {X.shape[1]} columns, no {self.tiles} tiles side by side: give as many as were drawn"
             raise UsageError(msg)
         return X.reshape(len(X), self.tiles, -1).astype(np.float32)
 

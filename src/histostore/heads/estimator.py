@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from histostore.errors import DataError, SpecMismatchError, UsageError, near
+from histostore.heads.rows import RowSource, as_source, blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from histostore.heads.rows import Table
 
 
 class Estimator:
@@ -21,6 +24,9 @@ class Estimator:
 
     sees: ClassVar[Literal["embeddings", "positions", "nothing"]] = "embeddings"
     """What its X is: the protocol feeds it so, and names its line in the table after it."""
+
+    streams: ClassVar[bool] = False
+    """Whether X and y may be row sources (`histostore.heads.rows`), which are never all in memory."""
 
     @property
     def tunes(self) -> bool:
@@ -59,21 +65,38 @@ class Estimator:
             msg = f"this {type(self).__name__} is not fitted: call fit first"
             raise UsageError(msg)
 
-    def _check_width(self, X: NDArray[Any], width: int) -> NDArray[Any]:
-        X = as_rows(X, "X")
-        if X.shape[1] != width:
-            msg = f"X has {X.shape[1]} features and this {type(self).__name__} was fitted on {width}"
+    def _check_width(self, X: Any, width: int) -> NDArray[Any]:
+        table = as_table(X, "X") if self.streams else as_rows(X, "X")
+        if table.shape[1] != width:
+            msg = f"X has {table.shape[1]} features and this {type(self).__name__} was fitted on {width}"
             raise SpecMismatchError(msg)
-        return X
+        # heads that stream ask for a slice of rows at a time, which arrays and sources both give
+        return table  # type: ignore[return-value]
 
 
 def as_rows(X: Any, what: str) -> NDArray[Any]:
     """Return a 2-D real array; anything else is a `UsageError`."""
-    rows: NDArray[Any] = np.asarray(X)
-    if rows.ndim != 2 or rows.dtype.kind not in "fiub":
-        msg = f"{what} is {rows.ndim}-D of {rows.dtype}: give rows x columns of numbers"
+    if isinstance(X, RowSource):
+        msg = f"{what} is a {X!r} and this needs all of it in memory: give {what}[:], or take a head that streams"
         raise UsageError(msg)
+    rows: NDArray[Any] = np.asarray(X)
+    _check_table(rows, what)
     return rows
+
+
+def as_table(X: Any, what: str) -> Table:
+    """Return a 2-D real array, or the row source that X is (`histostore.heads.rows.as_source`)."""
+    source = as_source(X)
+    if source is None:
+        return as_rows(X, what)
+    _check_table(source, what)
+    return source
+
+
+def _check_table(X: Table, what: str) -> None:
+    if len(X.shape) != 2 or X.dtype.kind not in "fiub":
+        msg = f"{what} is {len(X.shape)}-D of {X.dtype}: give rows x columns of numbers"
+        raise UsageError(msg)
 
 
 def check_pair(X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -89,22 +112,49 @@ def check_pair(X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         NaN or infinite values: a head never guesses what to do with them.
     """
     X = as_rows(X, "X")
-    y = np.asarray(y)
-    y = as_rows(y[:, None] if y.ndim == 1 else y, "y")
+    if not isinstance(y, RowSource):
+        y = np.asarray(y)
+        y = y[:, None] if y.ndim == 1 else y
+    y = as_rows(y, "y")
+    check_finite(X, y)
+    return X, y
+
+
+def check_tables(X: Any, y: Any) -> tuple[Table, Table]:
+    """Return features and targets of a head that streams: same rows, at least one; values are not looked at.
+
+    Raises
+    ------
+    UsageError
+        Shapes that do not fit together, or no rows.
+    """
+    if as_source(y) is None:
+        y = np.asarray(y)
+        y = y[:, None] if y.ndim == 1 else y
+    X, y = as_table(X, "X"), as_table(y, "y")
+    check_lengths(X, y)
+    return X, y
+
+
+def check_finite(X: Table, y: Table) -> None:
+    """Refuse NaN and infinite values, and tables of different length; sources are read through once."""
+    check_lengths(X, y)
+    for name, values in (("X", X), ("y", y)):
+        parts = blocks(values) if isinstance(values, RowSource) else ((slice(None), values),)
+        bad = sum(0 if all_finite(part) else int((~finite_rows(part)).sum()) for _, part in parts)
+        if bad:
+            msg = f"{bad} of {len(values)} rows of {name} hold NaN or infinite values: leave them out before fitting"
+            raise DataError(msg)
+
+
+def check_lengths(X: Table, y: Table) -> None:
+    """Refuse tables of different length, and empty ones."""
     if len(X) != len(y):
         msg = f"X has {len(X)} rows and y has {len(y)}"
         raise UsageError(msg)
     if not len(X):
         msg = "no rows to train on"
         raise UsageError(msg)
-    for name, values in (("X", X), ("y", y)):
-        if all_finite(values):
-            continue
-        bad = int((~finite_rows(values)).sum())
-        if bad:
-            msg = f"{bad} of {len(values)} rows of {name} hold NaN or infinite values: leave them out before fitting"
-            raise DataError(msg)
-    return X, y
 
 
 def all_finite(X: NDArray[Any]) -> bool:
@@ -113,7 +163,10 @@ def all_finite(X: NDArray[Any]) -> bool:
         return bool(np.isfinite(X.sum(dtype=np.result_type(X.dtype, np.float32))))
 
 
-def finite_rows(X: NDArray[Any]) -> NDArray[np.bool_]:
+def finite_rows(X: Table) -> NDArray[np.bool_]:
     """Return ``(n,)`` True where every value of a row is finite."""
-    mask: NDArray[np.bool_] = np.isfinite(X).all(axis=1)
-    return mask
+    if not isinstance(X, RowSource):
+        mask: NDArray[np.bool_] = np.isfinite(X).all(axis=1)
+        return mask
+    parts = [np.ones(len(part), bool) if all_finite(part) else finite_rows(part) for _, part in blocks(X)]
+    return np.concatenate(parts) if parts else np.zeros(0, bool)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.head_specs import HeadSpec
+    from histostore.heads.rows import Table
     from histostore.heads.training import Trained
     from histostore.progress import Progress
 
@@ -104,7 +105,7 @@ class Evaluation:
 def cross_validate(
     spec: HeadSpec,
     *,
-    X: NDArray[Any],
+    X: Table,
     obs: pd.DataFrame,
     counts: Any = None,
     symbols: Sequence[str] | None = None,
@@ -118,7 +119,8 @@ def cross_validate(
     spec
         Head, panel, target, split and features.
     X
-        ``(n, d)`` embeddings; NaN rows (unreadable tiles) are left out and counted.
+        ``(n, d)`` embeddings; NaN rows (unreadable tiles) are left out and counted. A row source is never all in
+        memory; held-out truth and predictions are (16 bytes a row and target).
     obs
         ``n`` lines: ``slide``, the columns to split and group by, ``patient``, and ``x_um``, ``y_um`` for context and
         for the position baseline (left out, and said so, where they are missing).

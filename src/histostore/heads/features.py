@@ -5,14 +5,17 @@ No labels are used, so these may be computed over training and test rows togethe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
 from histostore.errors import DataError, UsageError
-from histostore.heads.estimator import as_rows, finite_rows
+from histostore.heads.estimator import as_rows, as_table, finite_rows
+from histostore.heads.rows import Mapped, RowSource, blocks
 from histostore.tables import Report
 
 if TYPE_CHECKING:
@@ -21,14 +24,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.head_specs import FeatureSpec
+    from histostore.heads.rows import Table
 
 REACH = 4.0
 """Neighbours farther than this many sigmas weigh nothing (e⁻⁸ of the centre)."""
 
 
+@overload
 def build(
     spec: FeatureSpec, X: NDArray[Any], slide: NDArray[Any], xy_um: NDArray[Any] | None = None
-) -> tuple[NDArray[np.float32], Report]:
+) -> tuple[NDArray[np.float32], Report]: ...
+@overload
+def build(
+    spec: FeatureSpec, X: Table, slide: NDArray[Any], xy_um: NDArray[Any] | None = None
+) -> tuple[Table, Report]: ...
+def build(spec: FeatureSpec, X: Table, slide: NDArray[Any], xy_um: NDArray[Any] | None = None) -> tuple[Table, Report]:
     """Return the features of a spec.
 
     Parameters
@@ -45,17 +55,29 @@ def build(
     Returns
     -------
     features
-        ``(n, d * (1 + len(context_um)))`` float32.
+        ``(n, d * (1 + len(context_um)))`` float32. Of a row source, a row source: standardised as its rows are read,
+        while context is made slide by slide and written to a temporary file of that size, which goes with it.
     report
-        Counts of unreadable rows and of rows without a neighbour.
+        Counts of unreadable rows (but of a source without context: that would be one more pass) and of rows without a
+        neighbour.
     """
-    X = as_rows(X, "X")
+    X = as_table(X, "X")
+    if spec.context_um and xy_um is None:
+        msg = "spatial context needs positions in µm and there are none"
+        raise UsageError(msg)
+    if not isinstance(X, RowSource):
+        return _build(spec, X, slide, xy_um)
+    if spec.context_um:
+        return _spilled(spec, X, slide, xy_um)
+    return (Standardised(X, slide) if spec.standardise == "slide" else X), Report()
+
+
+def _build(
+    spec: FeatureSpec, X: NDArray[Any], slide: NDArray[Any], xy_um: NDArray[Any] | None
+) -> tuple[NDArray[np.float32], Report]:
     counts = {"unreadable": int((~finite_rows(X)).sum())}
     out = X.astype(np.float32, copy=False)
-    if spec.context_um:
-        if xy_um is None:
-            msg = "spatial context needs positions in µm and there are none"
-            raise UsageError(msg)
+    if xy_um is not None and spec.context_um:
         parts = [out]
         for sigma in spec.context_um:
             part, alone = spatial_context(X, slide, xy_um, sigma)
@@ -65,6 +87,72 @@ def build(
     if spec.standardise == "slide":
         out = standardise(out, slide)
     return out, Report({k: v for k, v in counts.items() if v})
+
+
+def _spilled(
+    spec: FeatureSpec, X: RowSource, slide: NDArray[Any], xy_um: NDArray[Any] | None
+) -> tuple[RowSource, Report]:
+    """Return features made one slide at a time, in a file that vanishes when nobody reads it any more."""
+    shape = (len(X), X.shape[1] * (1 + len(spec.context_um)))
+    size, free = 4 * shape[0] * shape[1], shutil.disk_usage(tempfile.gettempdir()).free
+    if size > free:
+        msg = f"features of {shape[0]} x {shape[1]} take {size / 2**30:.1f} GiB in {tempfile.gettempdir()}, which has "
+        raise UsageError(msg + f"{free / 2**30:.1f} GiB free: set TMPDIR to a larger disk, or leave out the context")
+    with tempfile.TemporaryFile() as file:  # the mapping outlives it
+        out = np.memmap(file, np.float32, "w+", shape=shape)
+    report = Report()
+    for rows in _by_slide(slide, np.ones(len(X), bool)):
+        there = None if xy_um is None else np.asarray(xy_um)[rows]
+        out[rows], said = _build(spec, X[rows], np.asarray(slide)[rows], there)
+        report = report.merged(said)
+    return Mapped(out), report
+
+
+class Standardised(RowSource):
+    """Rows with zero mean and unit variance over their slide, as of `standardise`; two passes find the moments."""
+
+    def __init__(self, source: RowSource, slide: NDArray[Any]) -> None:
+        self.source = source
+        names, self.slide = np.unique(np.asarray(slide).astype(str), return_inverse=True)
+        size = (len(names), source.shape[1])
+        n, total, squares, largest = np.zeros((len(names), 1)), np.zeros(size), np.zeros(size), np.zeros(size)
+        for at, part in self._parts():
+            n[at] += len(part)
+            total[at] += part.sum(0)
+            np.maximum(largest[at], np.abs(part).max(0), out=largest[at])
+        self.mean = total / np.maximum(n, 1)
+        for at, part in self._parts():
+            squares[at] += ((part - self.mean[at]) ** 2).sum(0)
+        spread = np.sqrt(squares / np.maximum(n, 1))
+        constant = spread <= 1e-7 * largest
+        self.divisor = np.where(constant, np.inf, spread)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and features."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[Any]:
+        out = self.source[rows].astype(np.float32)
+        of = self.slide[rows]
+        for at in np.unique(of):
+            here = of == at
+            # a constant feature is divided by infinity: zero
+            out[here] = (out[here] - self.mean[at]) / self.divisor[at]
+        out[~finite_rows(out)] = np.nan
+        return out
+
+    def _parts(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield (slide, its readable rows) block by block, in float64."""
+        for rows, block in blocks(self.source):
+            of = np.where(finite_rows(block), self.slide[rows], -1)
+            for at in np.unique(of[of >= 0]):
+                yield int(at), block[of == at].astype(np.float64)
 
 
 def spatial_context(

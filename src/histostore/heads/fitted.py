@@ -11,7 +11,7 @@ from histostore.errors import FormatError, UsageError
 from histostore.head_specs import FeatureSpec, HeadSpec
 from histostore.heads.baselines import PositionKNN
 from histostore.heads.classifier import Classifier
-from histostore.heads.estimator import as_rows
+from histostore.heads.estimator import as_table
 from histostore.heads.evaluate import average, chosen
 from histostore.heads.label_evaluation import train_labels
 from histostore.heads.registry import check_task, head_class, make
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from histostore.heads.rows import Table
     from histostore.progress import Progress
     from histostore.protocols import Head
 
@@ -50,18 +51,18 @@ class FittedHead:
     report: Report
     """Rows it was trained on and rows left out."""
 
-    def predict(self, X: NDArray[Any], obs: pd.DataFrame) -> NDArray[np.float32]:
+    def predict(self, X: Table, obs: pd.DataFrame) -> NDArray[np.float32]:
         """Return ``(n, t)`` float32 predictions; NaN where the embedding is NaN.
 
         Parameters
         ----------
         X
-            ``(n, d)`` embeddings of the backbone it was trained on.
+            ``(n, d)`` embeddings of the backbone it was trained on; a row source for heads that stream.
         obs
             ``n`` lines with ``slide``, and ``x_um``, ``y_um`` where features or position need them. Give all rows of
             a slide: context and per-slide scale look at all of them.
         """
-        X = as_rows(X, "X")
+        X = as_table(X, "X")
         if len(X) != len(obs):
             msg = f"X has {len(X)} rows and obs {len(obs)}: align them by id first"
             raise UsageError(msg)
@@ -129,7 +130,7 @@ class FittedHead:
 def fit_final(
     spec: HeadSpec,
     *,
-    X: NDArray[Any],
+    X: Table,
     obs: pd.DataFrame,
     counts: Any = None,
     symbols: Sequence[str] | None = None,

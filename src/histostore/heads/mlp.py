@@ -7,7 +7,7 @@ rows' median library.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,14 +15,17 @@ from torch import nn
 
 from histostore.errors import DataError, UsageError
 from histostore.heads.convergence import say_not_converged
-from histostore.heads.estimator import Estimator, check_pair, finite_rows
+from histostore.heads.estimator import Estimator, check_finite, check_tables, finite_rows
 from histostore.heads.net import READ_ROWS, Schedule, forward, load_weights, mlp, seeded, train_net, weights_of
+from histostore.heads.rows import RowSource, blocks, whole
 from histostore.heads.tuning import by_value, check_widths, column_moments, hold_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from histostore.heads.rows import Table
 
     type Floats = NDArray[np.float32]
 
@@ -33,7 +36,9 @@ class MLP(Estimator):
     """Multilayer perceptron whose training is stopped on whole groups held out.
 
     Features are standardised inside the network's first step, the last layer starts at the training means. There is no
-    batch normalisation: a row is predicted alike alone and among others.
+    batch normalisation: a row is predicted alike alone and among others. What is learned from an array does not depend
+    on the order of its rows; from a row source it does, since minibatches are drawn from windows of neighbours
+    (`histostore.heads.rows.block_order`).
 
     Parameters
     ----------
@@ -61,6 +66,8 @@ class MLP(Estimator):
     reference_library_ : float
         Of the counts that are predicted without a library.
     """
+
+    streams: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -99,8 +106,8 @@ class MLP(Estimator):
 
     def fit(
         self,
-        X: NDArray[Any],
-        y: NDArray[Any],
+        X: Table,
+        y: Table,
         *,
         groups: NDArray[Any] | None = None,
         library: NDArray[Any] | None = None,
@@ -110,7 +117,8 @@ class MLP(Estimator):
         Parameters
         ----------
         X
-            ``(n, d)`` features; may be memory-mapped and of half precision.
+            ``(n, d)`` features; may be memory-mapped and of half precision, or a row source: one window of it is in
+            memory then, and one of `y`.
         y
             ``(n, t)`` targets; raw counts for ``poisson`` and ``nb``.
         groups
@@ -123,10 +131,11 @@ class MLP(Estimator):
         DataError
             Targets that are no counts where counts are needed, or a loss that became infinite.
         """
-        X, y = check_pair(X, y)
+        X, y = check_tables(X, y)
+        check_finite(X, y)
         widths = self._widths()
         offset = self._offset(library, y)
-        order = by_value(X, y)
+        order = np.arange(len(X), dtype=np.int64) if isinstance(X, RowSource) else by_value(X, whole(y))
         labels = None if groups is None else np.asarray(groups)
         if labels is not None and labels.shape == (len(X),):
             labels = labels[order]
@@ -138,9 +147,8 @@ class MLP(Estimator):
             scale = float(np.sqrt(np.mean(y_std**2))) or 1.0
         else:
             # the rate at the reference library; a target never seen starts at far less than one count in all rows
-            y_mean = np.log(
-                np.maximum(y[rows].sum(0, dtype=np.float64), 0.01) / np.exp(offset[rows], dtype=float).sum()
-            )
+            seen = sum(y[rows[at]].sum(0, dtype=np.float64) for at, _ in blocks(rows))
+            y_mean = np.log(np.maximum(seen, 0.01) / np.exp(offset[rows], dtype=float).sum())
             scale = 1.0
         schedule = Schedule(self.max_epochs, self.batch, self.lr, self.weight_decay, self.patience, self.seed)
         with seeded(self.seed):
@@ -155,7 +163,7 @@ class MLP(Estimator):
             self.notes_ = say_not_converged("the network", f"{self.max_epochs} epochs", "give more max_epochs")
         return self._learned(net, X.shape[1], y.shape[1])
 
-    def predict(self, X: NDArray[Any], *, library: NDArray[Any] | None = None) -> Floats:
+    def predict(self, X: Table, *, library: NDArray[Any] | None = None) -> Floats:
         """Return ``(n, t)`` float32; a row with NaN gives NaN.
 
         For counts these are expected counts: at `library` ``(n,)`` where it is given, else at the training rows' median
@@ -164,10 +172,9 @@ class MLP(Estimator):
         self._check_fitted("n_features_in_")
         X = self._check_width(X, self.n_features_in_)
         out = np.full((len(X), self.n_targets_), np.nan, np.float32)
-        for begin in range(0, len(X), READ_ROWS):
-            block = X[begin : begin + READ_ROWS]
+        for rows, block in blocks(X, READ_ROWS):
             good = finite_rows(block)
-            out[begin : begin + READ_ROWS][good] = forward(self._net, block[good])
+            out[rows][good] = forward(self._net, block[good])
         if self.loss == "mse":
             if library is not None:
                 msg = "library is for heads of counts and this one was trained on values"
@@ -215,7 +222,7 @@ class MLP(Estimator):
             raise UsageError(msg)
         return hidden
 
-    def _offset(self, library: NDArray[Any] | None, y: NDArray[Any]) -> Floats:
+    def _offset(self, library: NDArray[Any] | None, y: Table) -> Floats:
         """Return ``(n,)`` log library over the reference; zeros where there is none."""
         self.reference_library_ = 1.0
         if self.loss == "mse":
@@ -223,7 +230,7 @@ class MLP(Estimator):
                 msg = "library is an offset of counts: give loss='poisson' or 'nb', or leave it out"
                 raise UsageError(msg)
             return np.zeros(len(y), np.float32)
-        if (y < 0).any() or (y != np.round(y)).any():
+        if any((part < 0).any() or (part != np.round(part)).any() for _, part in blocks(y)):
             msg = f"loss '{self.loss}' needs raw counts, and targets hold negative or fractional values"
             raise DataError(msg)
         if library is None:

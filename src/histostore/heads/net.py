@@ -1,6 +1,7 @@
 """Training small networks on cached arrays: minibatches gathered row by row, early stopping on rows held out.
 
-The arrays may be memory-mapped and of half precision; only one batch is ever widened. Networks here have no batch
+The arrays may be memory-mapped and of half precision; only one batch is ever widened. Where one is a row source, rows
+are shuffled so that neighbours are read together (`histostore.heads.rows.block_order`). Networks here have no batch
 normalisation, so no prediction depends on its batch-mates.
 """
 
@@ -17,11 +18,14 @@ import torch
 from torch import nn
 
 from histostore.errors import DataError, UsageError
+from histostore.heads.rows import WINDOW_ROWS, RowSource, block_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from histostore.heads.rows import Table
 
     type Rows = NDArray[np.int64]
     type Loss = Callable[..., torch.Tensor]
@@ -82,7 +86,7 @@ def mlp(sizes: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
 def train_net(
     net: nn.Module,
     loss: Loss,
-    arrays: Sequence[NDArray[Any]],
+    arrays: Sequence[Table],
     rows: Rows,
     held: Rows,
     schedule: Schedule,
@@ -94,6 +98,8 @@ def train_net(
     loss
         ``loss(net, *batches)``: the mean loss over the rows of a batch; each of `arrays` gives one batch, float32 (or
         int64 where it is of integers).
+    arrays
+        Of the same rows. Without a row source among them, each epoch is a permutation of `rows`.
     rows, held
         Disjoint indices into the arrays. Without any `held`, all epochs are run and the last is kept.
 
@@ -106,18 +112,17 @@ def train_net(
     begun = anchor = _mean_loss(net, loss, arrays, held) if len(held) else np.inf
     since = 0
     optimiser = torch.optim.AdamW(net.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
-    rng = np.random.default_rng(schedule.seed)
+    rng, streamed = np.random.default_rng(schedule.seed), any(isinstance(a, RowSource) for a in arrays)
     for epoch in range(1, schedule.max_epochs + 1):
         net.train()
         total = 0.0
-        order = rng.permutation(rows)
-        for begin in range(0, len(order), schedule.batch):
-            some = order[begin : begin + schedule.batch]
+        order = block_order(rows, schedule.seed, epoch) if streamed else rng.permutation(rows)
+        for batch in _batches(arrays, order, schedule.batch, streamed=streamed):
             optimiser.zero_grad(set_to_none=True)
-            value = loss(net, *_batch(arrays, some))
+            value = loss(net, *batch)
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            total += float(value.detach()) * len(some)
+            total += float(value.detach()) * len(batch[0])
         history.train.append(total / len(order))
         if not len(held):
             if not np.isfinite(history.train[-1]):
@@ -175,19 +180,30 @@ def _diverged(loss: float, epoch: int) -> DataError:
     return DataError(f"the loss became {loss} in epoch {epoch}: give a smaller lr")
 
 
-def _mean_loss(net: nn.Module, loss: Loss, arrays: Sequence[NDArray[Any]], rows: Rows) -> float:
+def _mean_loss(net: nn.Module, loss: Loss, arrays: Sequence[Table], rows: Rows) -> float:
     net.eval()
     total = 0.0
     with torch.inference_mode():
-        for begin in range(0, len(rows), READ_ROWS):
-            some = rows[begin : begin + READ_ROWS]
-            total += float(loss(net, *_batch(arrays, some))) * len(some)
+        for batch in _batches(arrays, rows, READ_ROWS, streamed=False):
+            total += float(loss(net, *batch)) * len(batch[0])
     return total / len(rows)
 
 
-def _batch(arrays: Sequence[NDArray[Any]], rows: Rows) -> list[torch.Tensor]:
-    out = []
-    for array in arrays:
-        part = array[rows]
-        out.append(torch.from_numpy(part.astype(np.int64 if part.dtype.kind in "iu" else np.float32)))
-    return out
+def _batches(arrays: Sequence[Table], order: Rows, size: int, *, streamed: bool) -> Iterator[list[torch.Tensor]]:
+    """Yield the rows of an order, `size` at a time; of a stream, many batches are read at once and in order."""
+    span = max(size, WINDOW_ROWS // size * size) if streamed else size
+    for begin in range(0, len(order), span):
+        some = order[begin : begin + span]
+        if not streamed:
+            yield [_tensor(array[some]) for array in arrays]
+            continue
+        ascending = np.argsort(some)
+        place = np.empty_like(ascending)
+        place[ascending] = np.arange(len(some))
+        read = [array[some[ascending]] for array in arrays]
+        for at in range(0, len(some), size):
+            yield [_tensor(part[place[at : at + size]]) for part in read]
+
+
+def _tensor(part: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(part.astype(np.int64 if part.dtype.kind in "iu" else np.float32))

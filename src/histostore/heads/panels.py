@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from histostore.errors import DataError, NotFoundError, UsageError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     type Csr = sp.csr_array
 
 CP10K = 10_000.0
+
+BLOCK_ROWS = 65_536
+"""Rows of counts turned to float64 at a time where genes are chosen."""
 
 
 def choose_genes(panel: PanelSpec, counts: Any, symbols: Sequence[str]) -> NDArray[np.int64]:
@@ -79,7 +82,7 @@ def choose_genes(panel: PanelSpec, counts: Any, symbols: Sequence[str]) -> NDArr
 
         scores = dispersion(matrix, panel.flavor or "seurat", k)
     else:
-        mean, variance = moments(normalise(matrix, "log1p-cp10k"))
+        mean, variance = moments(matrix, "log1p-cp10k")
         scores = variance if panel.rule == "top-variance" else mean
     # sums in another order differ in the last digits: rounding keeps equal genes equal
     return np.lexsort((names, -np.round(scores, 10)))[:k].astype(np.int64)
@@ -132,14 +135,29 @@ def empty_rows(counts: Any) -> int:
     return int((library_size(counts) == 0).sum())
 
 
-def moments(matrix: Csr) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return ``(g,)`` means and (population) variances of the columns, zeros included."""
-    n, g = matrix.shape
-    mean = np.bincount(matrix.indices, weights=matrix.data, minlength=g) / n
-    # about the mean, not E[x²] − E[x]²: no digits are lost and nothing is below zero
-    squares = np.bincount(matrix.indices, weights=(matrix.data - mean[matrix.indices]) ** 2, minlength=g)
-    zeros = n - np.bincount(matrix.indices, minlength=g)
-    return mean, (squares + zeros * mean**2) / n
+def moments(
+    counts: Csr, kind: Literal["log1p-cp10k", "log1p"] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return ``(g,)`` means and (population) variances of the columns, zeros included; of a unit of `normalise`.
+
+    Made of a block of rows at a time: a large matrix is not held in float64.
+    """
+    n, g = counts.shape
+
+    def blocks() -> Iterator[Csr]:
+        for begin in range(0, n, BLOCK_ROWS):
+            part = counts[begin : begin + BLOCK_ROWS] if n > BLOCK_ROWS else counts
+            yield part if kind is None else normalise(part, kind)
+
+    total, squares, seen = np.zeros(g), np.zeros(g), np.zeros(g)
+    for part in blocks():
+        total += np.bincount(part.indices, weights=part.data, minlength=g)
+        seen += np.bincount(part.indices, minlength=g)
+    mean = total / n
+    for part in blocks():
+        # about the mean, not E[x²] − E[x]²: no digits are lost and nothing is below zero
+        squares += np.bincount(part.indices, weights=(part.data - mean[part.indices]) ** 2, minlength=g)
+    return mean, (squares + (n - seen) * mean**2) / n
 
 
 def as_counts(counts: Any) -> Csr:

@@ -9,14 +9,15 @@ are more rows than features (from sums, see `gram`), else of the kernel ``(n, n)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from histostore.errors import UsageError
-from histostore.heads.estimator import Estimator, check_pair
+from histostore.errors import DataError, UsageError
+from histostore.heads.estimator import Estimator, check_finite, check_tables
 from histostore.heads.gram import BLOCK_ROWS, GramAccumulator
 from histostore.heads.penalty import SCALES, SELECTS, Scale, Select, scale_of, score_rows, score_sums, solve
+from histostore.heads.rows import blocks, whole
 from histostore.heads.splits import merge_groups
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.heads.gram import Floats
+    from histostore.heads.rows import Table
 
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-1, 6.25, 0.5))
 """0.1 to 1e6 in half decades: embeddings are wide and counts are noisy, so good penalties are large."""
@@ -61,6 +63,10 @@ class Ridge(Estimator):
     n_features_in_ : int
     """
 
+    streams: ClassVar[bool] = True
+    from_sums: ClassVar[bool] = True
+    """Whether `fit_gram` fits from sums by `folds`, so that the folds of a split can share them."""
+
     def __init__(
         self,
         alphas: Sequence[float] | float = ALPHAS,
@@ -81,32 +87,49 @@ class Ridge(Estimator):
         """Whether there is more than one penalty to choose from."""
         return len(self._checked_alphas()) > 1
 
-    def fit(self, X: NDArray[Any], y: NDArray[Any], *, groups: NDArray[Any] | None = None) -> Self:
+    def fit(self, X: Table, y: Table, *, groups: NDArray[Any] | None = None) -> Self:
         """Choose the penalty and fit.
 
         Parameters
         ----------
         X
-            ``(n, d)`` finite features of any float width.
+            ``(n, d)`` finite features of any float width; an array, or a row source that is read once, in order.
         y
             ``(n, t)`` or ``(n,)`` finite targets.
         groups
             ``(n,)`` labels; rows of one group are never on both sides of an inner fold. Without them single rows are
             dealt to the folds, which is too hopeful where neighbouring rows are alike.
         """
-        X, y = check_pair(X, y)
-        alphas = self._checked_alphas()
-        folds = np.zeros(len(X), np.int64) if len(alphas) == 1 else self._folds(len(X), groups)
+        X, y = check_tables(X, y)
+        folds = self.folds(len(X), groups)
         if len(X) <= X.shape[1]:
-            return self._fit_kernel(X, y, folds, alphas)
+            X, y = whole(X), whole(y)
+            check_finite(X, y)
+            return self._fit_kernel(X, y, folds, self._checked_alphas())
         sums = GramAccumulator()
-        for fold in np.unique(folds):
-            rows = folds == fold
-            if rows.all():
-                sums.add(X, y, int(fold))
-            else:
-                sums.add(X[rows], y[rows], int(fold))
+        try:
+            for rows, block in blocks(X):
+                sums.add_folds(block, y[rows], folds[rows])
+        except DataError:
+            check_finite(X, y)  # says how many rows of all there are, not of one block
+            raise
         return self.fit_gram(sums)
+
+    def folds(self, n: int, groups: NDArray[Any] | None) -> NDArray[np.int64]:
+        """Return the inner fold of each of `n` rows: those by which `fit` chooses; all the same where it does not."""
+        if not self.tunes:
+            return np.zeros(n, np.int64)
+        if groups is None:
+            folds = np.arange(n) % min(self.inner, 5, n)
+            np.random.default_rng(self.seed).shuffle(folds)
+        else:
+            groups = np.asarray(groups)
+            if groups.shape != (n,):
+                msg = f"groups has shape {groups.shape} for {n} rows"
+                raise UsageError(msg)
+            folds = merge_groups(groups, self.inner, seed=self.seed)
+        self._check_folds(len(np.unique(folds)))
+        return folds
 
     def fit_gram(self, sums: GramAccumulator) -> Self:
         """Fit from sums: the penalty by leaving out each of the accumulator's groups in turn."""
@@ -131,15 +154,14 @@ class Ridge(Estimator):
         assert sums.y_origin is not None
         return self._learned(weights, mx + sums.x_origin, my + sums.y_origin)
 
-    def predict(self, X: NDArray[Any]) -> NDArray[np.float32]:
+    def predict(self, X: Table) -> NDArray[np.float32]:
         """Return ``(n, t)`` float32; a row with NaN gives NaN."""
         self._check_fitted("coef_")
         X = self._check_width(X, self.n_features_in_)
         out = np.empty((len(X), len(self.coef_)), np.float32)
         weights, means = self.coef_.T.astype(np.float32), self.x_mean_.astype(np.float32)
-        for start in range(0, len(X), BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
-            out[rows] = (X[rows].astype(np.float32) - means) @ weights
+        for rows, block in blocks(X, BLOCK_ROWS):
+            out[rows] = (block.astype(np.float32) - means) @ weights
         out += self.y_mean_.astype(np.float32)
         return out
 
@@ -191,19 +213,6 @@ class Ridge(Estimator):
             return self._learned(Z.T @ solve(shared, Y, alpha * scale[0] ** 2), mx, my)
         Z /= scale
         return self._learned(Z.T @ solve(Z @ Z.T, Y, alpha) / scale[:, None], mx, my)
-
-    def _folds(self, n: int, groups: NDArray[Any] | None) -> NDArray[np.int64]:
-        if groups is None:
-            folds = np.arange(n) % min(self.inner, 5, n)
-            np.random.default_rng(self.seed).shuffle(folds)
-        else:
-            groups = np.asarray(groups)
-            if groups.shape != (n,):
-                msg = f"groups has shape {groups.shape} for {n} rows"
-                raise UsageError(msg)
-            folds = merge_groups(groups, self.inner, seed=self.seed)
-        self._check_folds(len(np.unique(folds)))
-        return folds
 
     def _check_folds(self, n: int) -> None:
         if n < 2:

@@ -13,6 +13,7 @@ import numpy as np
 from histostore.errors import DataError, UsageError
 from histostore.heads.panels import as_counts, choose_genes, library_size
 from histostore.heads.panels import targets as gene_values
+from histostore.heads.rows import RowSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,9 @@ class GeneTargets:
     def choose(self, rows: Rows) -> Rows:
         """Return the panel's genes, chosen on these rows."""
         assert self.spec.panel is not None
-        return choose_genes(self.spec.panel, self.counts[rows], self.names)
+        # a list is chosen on no rows: none are copied
+        some = rows[:0] if self.spec.panel.rule == "list" else rows
+        return choose_genes(self.spec.panel, self.counts[some], self.names)
 
     def values(self, rows: Rows, columns: Rows) -> NDArray[np.float32]:
         """Return the genes' values in the spec's unit."""
@@ -120,6 +123,26 @@ class ColumnTargets:
     def values(self, rows: Rows, columns: Rows) -> NDArray[np.float32]:
         """Return the numbers as they are."""
         return self.table[np.ix_(rows, columns)].astype(np.float32)
+
+
+class TargetRows(RowSource):
+    """Targets of some rows, made from counts when asked for: one block of them is dense at a time."""
+
+    def __init__(self, targets: Targets, rows: Rows, columns: Rows) -> None:
+        self.targets, self.rows, self.columns = targets, rows, columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and targets."""
+        return len(self.rows), len(self.columns)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[Any]:
+        return self.targets.values(self.rows[rows], self.columns)
 
 
 def targets_of(

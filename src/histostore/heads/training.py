@@ -13,9 +13,12 @@ import numpy as np
 
 from histostore.errors import UsageError
 from histostore.heads import features as feature_steps
-from histostore.heads.estimator import as_rows, finite_rows
+from histostore.heads.estimator import as_table, finite_rows
 from histostore.heads.registry import make
+from histostore.heads.rows import RowSource, pick
+from histostore.heads.shared_sums import SharedSums
 from histostore.heads.splits import inner_folds, level_column
+from histostore.heads.targets import TargetRows
 from histostore.progress import Silent
 from histostore.tables import Report
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.head_specs import FeatureSpec, HeadSpec
+    from histostore.heads.gram import GramAccumulator
+    from histostore.heads.rows import Table
     from histostore.heads.targets import Targets
     from histostore.progress import Progress
     from histostore.protocols import Head
@@ -37,7 +42,8 @@ if TYPE_CHECKING:
 class Cohort:
     """Aligned rows of one or more slides, and which of them can be used."""
 
-    X: NDArray[Any]
+    X: Table
+    """``(n, d)`` embeddings: an array, or a row source that is never all in memory."""
     targets: Targets
     obs: pd.DataFrame
     slide: NDArray[Any]
@@ -49,7 +55,7 @@ class Cohort:
     report: Report
 
     @classmethod
-    def of(cls, spec: HeadSpec, *, X: NDArray[Any], targets: Targets, obs: pd.DataFrame) -> Cohort:
+    def of(cls, spec: HeadSpec, *, X: Table, targets: Targets, obs: pd.DataFrame) -> Cohort:
         """Check that the arrays belong together and count what is left out.
 
         Parameters
@@ -62,7 +68,7 @@ class Cohort:
             ``n`` lines with ``slide``; ``patient`` and the column to split by; ``x_um`` and ``y_um``, the centres on
             the slide in µm, where known.
         """
-        X = as_rows(X, "X")
+        X = as_table(X, "X")
         if not len(X) == len(targets) == len(obs):
             msg = f"X has {len(X)} rows, the targets {len(targets)} and obs {len(obs)}: align them by id first"
             raise UsageError(msg)
@@ -103,9 +109,9 @@ def places(obs: pd.DataFrame) -> tuple[NDArray[Any], NDArray[np.float64] | None]
     return slide, feature_steps.check_positions(obs[["x_um", "y_um"]].to_numpy(dtype=np.float64), len(obs))
 
 
-def readable_rows(spec: HeadSpec, X: NDArray[Any]) -> NDArray[np.bool_]:
+def readable_rows(spec: HeadSpec, X: Table) -> NDArray[np.bool_]:
     """Return ``(n,)`` True where a row has an embedding; of tiles side by side, at least one of them."""
-    if spec.bag is not None and spec.bag.pool == "tiles":
+    if spec.bag is not None and spec.bag.pool == "tiles" and not isinstance(X, RowSource):
         some: NDArray[np.bool_] = np.isfinite(X).any(axis=1)
         return some
     return finite_rows(X)
@@ -143,7 +149,8 @@ class Trained:
     turn: Turn
     columns: Rows
     """``(t,)`` of the targets, chosen on the training rows."""
-    y_train: NDArray[np.float32]
+    y_train: Table
+    """``(train rows, t)`` float32"""
     inner: NDArray[np.int64] | None
     inner_text: str
     features: FeatureSpec | None = None
@@ -172,16 +179,16 @@ def train(spec: HeadSpec, cohort: Cohort, turns: Sequence[Turn], progress: Progr
     learned = [_prepare(spec, cohort, turn, needs_inner) for turn in turns]
     for features in choices:
         X = inputs(sees, features, cohort.X, cohort.slide, cohort.xy_um)
-        for one in learned:
-            _try(spec, cohort, one, features, X, choosing=len(choices) > 1)
+        shared = _shared(template, X, cohort, learned) if getattr(template, "from_sums", False) else None
+        for at, one in enumerate(learned):
+            sums = None if shared is None else shared.of_fold(at, one.columns)
+            _try(spec, cohort, one, features, X, choosing=len(choices) > 1, sums=sums)
             report.advance(1)
     report.finish()
     return learned
 
 
-def inputs(
-    sees: str, features: FeatureSpec, X: NDArray[Any], slide: NDArray[Any], xy_um: NDArray[np.float64] | None
-) -> NDArray[Any]:
+def inputs(sees: str, features: FeatureSpec, X: Table, slide: NDArray[Any], xy_um: NDArray[np.float64] | None) -> Any:
     """Return the X that a head of that kind is fed: built features, section positions or the embeddings as they are."""
     if sees == "embeddings":
         return feature_steps.build(features, X, slide, xy_um)[0]
@@ -193,9 +200,7 @@ def inputs(
     return X
 
 
-def fit_head(
-    head: Head, X: NDArray[Any], y: NDArray[Any], cohort: Cohort, rows: Rows, inner: NDArray[np.int64] | None
-) -> Head:
+def fit_head(head: Head, X: Any, y: Any, cohort: Cohort, rows: Rows, inner: NDArray[np.int64] | None) -> Head:
     """Fit on some rows of a cohort, with the random effects or library sizes that the head asks for.
 
     Parameters
@@ -218,7 +223,7 @@ def fit_head(
     return head.fit(X, y, groups=groups)
 
 
-def predict_head(head: Head, X: NDArray[Any], effects: NDArray[Any] | None) -> NDArray[np.float32]:
+def predict_head(head: Head, X: Any, effects: NDArray[Any] | None) -> NDArray[np.float32]:
     """Predict; a head with random effects uses those of the groups it knows, where groups are given."""
     if getattr(head, "wants_groups", False) and effects is not None:
         mixed: Any = head
@@ -232,26 +237,41 @@ def _prepare(spec: HeadSpec, cohort: Cohort, turn: Turn, needs_inner: bool) -> T
     inner, text = None, "nothing to choose"
     if needs_inner:
         inner, text = inner_folds(cohort.obs.iloc[turn.train], spec.split.by, seed=spec.seed)
-    return Trained(turn, columns, cohort.targets.values(turn.train, columns), inner, text)
+    y: Table = TargetRows(cohort.targets, turn.train, columns)
+    # beside embeddings that are streamed, targets are made block by block too
+    return Trained(turn, columns, y if isinstance(cohort.X, RowSource) else y[:], inner, text)
+
+
+def _shared(template: Any, X: Table, cohort: Cohort, learned: Sequence[Trained]) -> SharedSums | None:
+    """Return sums that all turns are fitted from; None where a turn has fewer rows than features, or they are many."""
+    if min(len(one.turn.train) for one in learned) <= X.shape[1]:
+        return None
+    trains = [one.turn.train for one in learned]
+    inners = [template.folds(len(one.turn.train), one.inner) for one in learned]
+    return SharedSums.of(X, cohort.targets, trains, inners, [one.columns for one in learned])
 
 
 def _try(
-    spec: HeadSpec, cohort: Cohort, one: Trained, features: FeatureSpec, X: NDArray[Any], *, choosing: bool
-) -> None:
+    spec: HeadSpec, cohort: Cohort, one: Trained, features: FeatureSpec, X: Table, *, choosing: bool,
+    sums: GramAccumulator | None,
+) -> None:  # fmt: skip
     """Fit on one kind of features, and keep it if its inner score is better than what is kept."""
-    rows = X[one.turn.train]
     head = make(spec.head, spec.options, seed=spec.seed)
-    head = fit_head(head, rows, one.y_train, cohort, one.turn.train, one.inner)
+    if sums is not None:
+        summed: Any = head
+        head = summed.fit_gram(sums)
+    else:
+        head = fit_head(head, pick(X, one.turn.train), one.y_train, cohort, one.turn.train, one.inner)
     score = float(getattr(head, "inner_score_", np.nan))
     if choosing:
         if np.isnan(score):
-            score = _inner_score(spec, cohort, rows, one)
+            score = _inner_score(spec, cohort, pick(X, one.turn.train), one)
         if score <= one.score:
             return
     one.features, one.head, one.score = features, head, score
     if len(one.turn.test):
         effects = None if cohort.effects is None else cohort.effects[one.turn.test]
-        one.predicted = predict_head(head, X[one.turn.test], effects)
+        one.predicted = predict_head(head, pick(X, one.turn.test), effects)
         if effects is not None and hasattr(head, "predict_interval"):
             mixed: Any = head
             one.limits = mixed.predict_interval(X[one.turn.test], effects, level=0.9)
@@ -266,7 +286,7 @@ def _unseen(known: NDArray[Any], asked: NDArray[Any]) -> int:
     return int(np.any(new, axis=0).sum())
 
 
-def _inner_score(spec: HeadSpec, cohort: Cohort, rows: NDArray[Any], one: Trained) -> float:
+def _inner_score(spec: HeadSpec, cohort: Cohort, rows: Table, one: Trained) -> float:
     """Return the negated mean squared error over inner folds, for heads that do not keep such a score themselves."""
     assert one.inner is not None
     errors = []
@@ -274,8 +294,8 @@ def _inner_score(spec: HeadSpec, cohort: Cohort, rows: NDArray[Any], one: Traine
         held = one.inner == fold
         head = make(spec.head, spec.options, seed=spec.seed)
         train = one.turn.train[~held]
-        head = fit_head(head, rows[~held], one.y_train[~held], cohort, train, one.inner[~held])
+        head = fit_head(head, pick(rows, ~held), pick(one.y_train, ~held), cohort, train, one.inner[~held])
         effects = None if cohort.effects is None else cohort.effects[one.turn.train[held]]
-        guess = predict_head(head, rows[held], effects)
-        errors.append(float(np.mean((guess - one.y_train[held]) ** 2)))
+        guess = predict_head(head, pick(rows, held), effects)
+        errors.append(float(np.mean((guess - one.y_train[np.flatnonzero(held)]) ** 2)))
     return -float(np.mean(errors))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histostore.heads.rows import Table
+
     type Rows = NDArray[np.int64]
 
 
@@ -87,7 +89,7 @@ def by_value(X: NDArray[Any], y: NDArray[Any] | None = None) -> Rows:
     return np.lexsort(keys[::-1]).astype(np.int64)
 
 
-def column_moments(X: NDArray[Any], rows: Rows, *, block: int = 4096) -> tuple[NDArray[Any], NDArray[Any]]:
+def column_moments(X: Table, rows: Rows, *, block: int = 4096) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return means and standard deviations ``(d,)`` float64 over some rows, a block of them widened at a time."""
     origin = X[rows[:block]].mean(0, dtype=np.float64)
     total, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])

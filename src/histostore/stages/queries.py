@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from histostore.errors import DataError, NotFoundError, UsageError, near
+from histostore.errors import DataError, NotFoundError, SpecMismatchError, UsageError, near
 from histostore.view import view
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class Asked:
         elif self.image is not None:
             if self.embed_with is None:
                 raise UsageError("a query by image needs the backbone that embeds it (embed_with)")
-            pixels = _checked_image(self.image, self.embed_with)
+            pixels = _checked_image(self.image)
+            _same_backbone(store, backbone, tiles, self.embed_with)
             found = Query(self.embed_with.embed(pixels[None]).astype(np.float32), ("image",))
         else:
             vectors = np.atleast_2d(np.asarray(self.vector, dtype=np.float32))
@@ -163,7 +164,21 @@ def _shape(region: Region) -> Any:
     raise UsageError(f"region {region!r}: give (x0, y0, x1, y1) with x0 < x1 and y0 < y1, points, or a GeoJSON polygon")
 
 
-def _checked_image(image: NDArray[np.uint8], backbone: Backbone) -> NDArray[np.uint8]:
+def _same_backbone(store: Store, backbone: str, tiles: str | None, loaded: Backbone) -> None:
+    for slide in store.slides():
+        for ref in store.slide(slide).of_kind("embeddings"):
+            of, _, short = ref.name.rpartition("/")
+            if short == backbone and tiles in (None, of):
+                digest = store.group(ref).attrs["backbone_digest"]
+                if digest != loaded.spec.digest:
+                    raise SpecMismatchError(
+                        f"the image is embedded by {loaded.spec.digest[:8]} and embeddings '{ref.name}' of slide "
+                        f"'{slide}' are of {digest[:8]}: load the backbone they were made with"
+                    )
+                return
+
+
+def _checked_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise UsageError(f"the image has shape {pixels.shape} of {pixels.dtype}: give (px, px, 3) uint8 RGB")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.errors import CorruptionError, FormatError
 from histostore.schema.kinds import FORMAT, check_format
-from histostore.store.groups import ATTEMPT, DAMAGED, LOCK, GroupWriter
+from histostore.store.groups import ATTEMPT, DAMAGED, LOCK, RECEIPTS, GroupWriter, load_receipts
 from histostore.store.manifest import GROUP, Ref, checked_json, group_folder, read_manifest, with_check
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from histostore.store.files import Files, Lock
 
@@ -33,7 +33,8 @@ def begin(
     """Start an attempt at a group, or go on with one whose writer died.
 
     An unsealed attempt is adopted when its lock is free and its engine is the same; a sealed one is returned as it is,
-    `sealed` set, unless it was found damaged.
+    `sealed` set, unless it was found damaged. Where attempts are not gone on with in place (an object store), a new one
+    is begun, into which the finished shards of the unsealed one that has most are copied.
     """
     engine = dict(engine or {})
     folder = group_folder(owner, kind, digest)
@@ -41,13 +42,13 @@ def begin(
         "files": files, "owner": owner, "kind": kind, "name": name, "digest": digest,
         "spec": spec, "inputs": inputs, "engine": engine,
     }  # fmt: skip
-    for child in files.children(folder):
-        attempt = child.rstrip("/")
+    attempts = [child.rstrip("/") for child in files.children(folder)]
+    for attempt in attempts:
         found = _adopt(files, f"{folder}/{attempt}", attempt, fields)
         if found is not None:
             return found
-    attempt = secrets.token_hex(6)
-    writer = GroupWriter(attempt=attempt, **fields)
+    donor = "" if files.in_place else _donor(files, [f"{folder}/{attempt}" for attempt in attempts], engine)
+    writer = GroupWriter(attempt=secrets.token_hex(6), resumed=bool(donor), _donor=donor, **fields)
     writer._lock = files.lock(f"{writer.prefix}/{LOCK}")
     files.put(f"{writer.prefix}/{ATTEMPT}", _note(fields), sync=False)
     return writer
@@ -70,12 +71,7 @@ def _adopt(files: Files, prefix: str, attempt: str, fields: dict[str, Any]) -> G
                 return None
         ref = Ref(fields["owner"], fields["kind"], fields["name"], fields["digest"], attempt, sealed)
         return GroupWriter(attempt=attempt, sealed=ref, resumed=True, **fields)
-    try:
-        note = checked_json(files.get(f"{prefix}/{ATTEMPT}"), where=prefix)
-        check_format(str(note["format"]), where=prefix, writing=True)
-    except (FileNotFoundError, CorruptionError, FormatError):
-        return None  # not ours to go on with
-    if note["engine"] != engine:
+    if not files.in_place or not _same_engine(files, prefix, engine):
         return None
     lock = _lock(files, f"{prefix}/{LOCK}")
     if lock is None:
@@ -85,8 +81,29 @@ def _adopt(files: Files, prefix: str, attempt: str, fields: dict[str, Any]) -> G
         return None
     writer = GroupWriter(attempt=attempt, resumed=True, **fields)
     writer._lock = lock
-    writer._load_receipts()
+    writer._receipts = load_receipts(files, prefix)
     return writer
+
+
+def _same_engine(files: Files, prefix: str, engine: Mapping[str, Any]) -> bool:
+    """Whether an attempt's finished shards are what we would write."""
+    try:
+        note = checked_json(files.get(f"{prefix}/{ATTEMPT}"), where=prefix)
+        check_format(str(note["format"]), where=prefix, writing=True)
+    except (FileNotFoundError, CorruptionError, FormatError):
+        return False
+    return bool(note["engine"] == engine)
+
+
+def _donor(files: Files, prefixes: Sequence[str], engine: Mapping[str, Any]) -> str:
+    """Return the unsealed attempt with most finished shards that are what we would write, or ``""``."""
+    engine = json.loads(json.dumps(engine))
+    best, most = "", 0
+    for prefix in prefixes:
+        finished = len(files.children(f"{prefix}/{RECEIPTS}"))
+        if finished > most and files.size(f"{prefix}/{DAMAGED}") is None and _same_engine(files, prefix, engine):
+            best, most = prefix, finished
+    return best
 
 
 def _lock(files: Files, key: str) -> Lock | None:

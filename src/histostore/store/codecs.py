@@ -29,9 +29,13 @@ MAX_STRINGS = 1 << 28
 """Most bytes that a chunk of strings may decode to."""
 
 
-def crc32c(data: bytes | memoryview) -> int:
-    """Return the CRC-32C (Castagnoli) of some bytes."""
-    return int(google_crc32c.value(bytes(data) if isinstance(data, memoryview) else data))
+type Buffer = bytes | bytearray | memoryview
+
+
+def crc32c(data: Buffer | NDArray[np.uint8]) -> int:
+    """Return the CRC-32C (Castagnoli) of some bytes, which are not copied."""
+    # the library takes an array where it refuses a memoryview
+    return int(google_crc32c.value(data if isinstance(data, bytes | np.ndarray) else np.frombuffer(data, np.uint8)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +87,32 @@ class Pipeline:
         UsageError
             A string array was given something that is no text.
         """
-        data: bytes = b""
+        data: Any = b""
         for name, options in self.steps:
             config = dict(options)
             if name == "vlen-utf8":
                 data = _encode_strings(chunk)
             elif name == "zstd":
-                data = bytes(imagecodecs.zstd_encode(data, level=config.get("level", 1)))
+                data = imagecodecs.zstd_encode(data, level=config.get("level", 1))
             elif name == "gzip":
                 data = gzip.compress(data, config.get("level", 5), mtime=0)
             elif name == "crc32c":
-                data += struct.pack("<I", crc32c(data))
+                data = b"".join((data, struct.pack("<I", crc32c(data))))
             elif not isinstance(chunk, np.ndarray):
                 raise UsageError(f"codec '{name}' takes numbers, got {type(chunk).__name__}")
             elif name == "bytes":
-                data = np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<")).tobytes()
+                data = _as_bytes(np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<")))
             elif name == "imagecodecs_jpeg":
                 image = chunk.reshape(chunk.shape[-3:])
-                data = bytes(imagecodecs.jpeg_encode(image, level=config["level"], subsampling=config["subsampling"]))
-        return data
+                data = imagecodecs.jpeg_encode(image, level=config["level"], subsampling=config["subsampling"])
+        return bytes(data)
 
-    def decode(self, data: bytes | memoryview, *, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Any:
+    def decode(
+        self, data: Buffer, *, shape: tuple[int, ...], dtype: np.dtype[Any], where: str, check: bool = True
+    ) -> Any:
         """Return one chunk: an array of `shape`, or a list of strings.
+
+        `check` is False for bytes whose checksum was compared before.
 
         Raises
         ------
@@ -113,19 +121,41 @@ class Pipeline:
         """
         for name, _ in reversed(self.steps):
             if name == "crc32c":
-                data = _checked(data, where)
+                data = _checked(data, where) if check else memoryview(data)[:-CRC_BYTES]
             elif name == "zstd":
-                data = _bounded_zstd(data, _limit(shape, dtype), where)
+                data = _zstd(data, _limit(shape, dtype), where)
             elif name == "gzip":
                 data = _bounded_gzip(data, _limit(shape, dtype), where)
             elif name == "vlen-utf8":
                 return _decode_strings(data, shape[0], where)
             elif name == "imagecodecs_jpeg":
-                return _decode_jpeg(data, shape, where)
+                image: NDArray[np.uint8] = np.empty(shape[-3:], np.uint8)
+                _decode_jpeg(data, image, where)
+                return image.reshape(shape)
         expected = int(np.prod(shape)) * dtype.itemsize
         if len(data) != expected:
             raise CorruptionError(f"{where}: a chunk holds {len(data)} bytes instead of {expected}; run verify")
         return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+    def decode_into(self, out: NDArray[Any], data: Buffer, *, where: str, check: bool = True) -> None:
+        """Decode one chunk of numbers into the memory of `out`, which is C-contiguous.
+
+        Raises
+        ------
+        CorruptionError
+            As `decode`.
+        """
+        names = tuple(n for n, _ in self.steps)
+        if names not in (("bytes", "zstd", "crc32c"), ("imagecodecs_jpeg", "crc32c")):
+            out[...] = self.decode(data, shape=out.shape, dtype=out.dtype, where=where, check=check)
+            return
+        encoded = _checked(data, where) if check else memoryview(data)[:-CRC_BYTES]
+        if names[0] == "imagecodecs_jpeg":
+            _decode_jpeg(encoded, out.reshape(out.shape[-3:]), where)
+            return
+        found = len(_zstd(encoded, _as_bytes(out), where))
+        if found != out.nbytes:
+            raise CorruptionError(f"{where}: a chunk holds {found} bytes instead of {out.nbytes}; run verify")
 
 
 RAW = Pipeline((("bytes", (("endian", "little"),)), ("crc32c", ())))
@@ -139,7 +169,12 @@ def jpeg(quality: int) -> Pipeline:
     return Pipeline((("imagecodecs_jpeg", (("level", quality), ("subsampling", "444"))), ("crc32c", ())))
 
 
-def _checked(data: bytes | memoryview, where: str) -> memoryview:
+def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a C-contiguous array's own memory."""
+    return values.reshape(-1).view(np.uint8)
+
+
+def _checked(data: Buffer, where: str) -> memoryview:
     view = memoryview(data)
     if len(view) < CRC_BYTES or crc32c(view[:-CRC_BYTES]) != struct.unpack("<I", view[-CRC_BYTES:])[0]:
         raise CorruptionError(f"{where}: checksum differs from what was written; run `histostore verify`")
@@ -151,15 +186,16 @@ def _limit(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     return int(np.prod(shape)) * dtype.itemsize if dtype.kind != "O" else MAX_STRINGS
 
 
-def _bounded_zstd(data: bytes | memoryview, limit: int, where: str) -> bytes:
-    """Decode, never making more bytes than the chunk can hold."""
+def _zstd(data: Buffer, out: Any, where: str) -> Any:
+    """Decode into an array of bytes, or into new bytes of at most `out`, and never more than fit."""
     try:
-        return bytes(imagecodecs.zstd_decode(bytes(data), out=limit))
+        return imagecodecs.zstd_decode(data, out=out)
     except (imagecodecs.ZstdError, ValueError, RuntimeError) as error:
+        limit = out if isinstance(out, int) else len(out)
         raise CorruptionError(f"{where}: zstd chunk does not decode into {limit} bytes ({error})") from error
 
 
-def _bounded_gzip(data: bytes | memoryview, limit: int, where: str) -> bytes:
+def _bounded_gzip(data: Buffer, limit: int, where: str) -> bytes:
     decoder = zlib.decompressobj(wbits=31)
     try:
         out = decoder.decompress(data, limit + 1)
@@ -170,13 +206,11 @@ def _bounded_gzip(data: bytes | memoryview, limit: int, where: str) -> bytes:
     return out
 
 
-def _decode_jpeg(data: bytes | memoryview, shape: tuple[int, ...], where: str) -> NDArray[np.uint8]:
-    image: NDArray[np.uint8] = np.empty(shape[-3:], np.uint8)  # given, so that a huge image is refused by its header
+def _decode_jpeg(data: Buffer, image: NDArray[np.uint8], where: str) -> None:
     try:
-        imagecodecs.jpeg_decode(bytes(data), out=image)
+        imagecodecs.jpeg_decode(data, out=image)  # given, so that a huge image is refused by its header
     except (imagecodecs.JpegError, ValueError, RuntimeError) as error:
-        raise CorruptionError(f"{where}: JPEG chunk does not decode into {shape[-3:]} ({error})") from error
-    return image.reshape(shape)
+        raise CorruptionError(f"{where}: JPEG chunk does not decode into {image.shape} ({error})") from error
 
 
 def _encode_strings(strings: NDArray[Any] | Sequence[str]) -> bytes:
@@ -192,7 +226,7 @@ def _encode_strings(strings: NDArray[Any] | Sequence[str]) -> bytes:
     return b"".join(parts)
 
 
-def _decode_strings(data: bytes | memoryview, expected: int, where: str) -> list[str]:
+def _decode_strings(data: Buffer, expected: int, where: str) -> list[str]:
     view = bytes(data)
     try:
         (count,) = struct.unpack_from("<I", view, 0)

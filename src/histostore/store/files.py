@@ -1,33 +1,28 @@
 """Bytes by key: the few operations a store needs of a disk, each atomic and durable.
 
-Keys are relative paths with ``/``. `LocalFiles` is the only implementation for now; an object store offers the same
-operations (put-if-absent for `put_new`, no lock), which is why nothing above this module touches a path.
+Keys are relative paths with ``/``. `LocalFiles` is a folder; `histostore.store.objects.ObjectFiles` offers the same
+operations on a bucket, which is why nothing above this module touches a path.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import secrets
+import time
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from histostore.errors import StorageError, UsageError
+from histostore.errors import UsageError
+from histostore.store.disk import PARTIAL, Buffer, fsync_dir, make_folder, publish, told, try_link, write_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-type Buffer = bytes | bytearray | memoryview
-
-PARTIAL = ".partial-"
-"""Prefix of a file being written; never a key that anything names."""
-
-_RENAME_NOREPLACE = 1
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+__all__ = ["PARTIAL", "Buffer", "Files", "LocalFiles", "Lock", "check_key"]
 
 
 class Lock(Protocol):
@@ -42,6 +37,11 @@ class Files(Protocol):
     """What a store needs of its medium."""
 
     uri: str
+    in_place: bool
+    """Whether the attempt of a writer that died is gone on with where it lies, because its lock says that it died.
+
+    Elsewhere nobody writes into another's attempt: its finished shards are copied.
+    """
 
     def put(self, key: str, *parts: Buffer, sync: bool = True) -> None:
         """Write a file whole, replacing what was there; visible at once and entirely.
@@ -62,12 +62,15 @@ class Files(Protocol):
         """Return a file's bytes, or raise `FileNotFoundError`."""
         ...
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start`; fewer where the file ends."""
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        """Return the bytes at each (offset, length), in that order; fewer where the file ends.
+
+        Many ranges of one file cost less than as many calls. Raises `FileNotFoundError` where there is no such file.
+        """
         ...
 
-    def map(self, key: str) -> memoryview:
-        """Return the whole file as read-only memory; mapped where the medium can."""
+    def map(self, key: str) -> memoryview | None:
+        """Return the whole file as read-only memory; None where the medium cannot map: then use `read_ranges`."""
         ...
 
     def size(self, key: str) -> int | None:
@@ -101,6 +104,25 @@ class Files(Protocol):
         """Whether someone holds a lock; looks, and makes no file."""
         ...
 
+    def copy(self, source: str, target: str) -> bool:
+        """Copy a file; return whether there was one."""
+        ...
+
+    def now(self) -> float:
+        """Return the time by the clock that mtimes are told by, in seconds since 1970."""
+        ...
+
+    def pin(self, prefix: str, listed: Mapping[str, Sequence[Any]]) -> None:
+        """Say that these files will never change, so that they may be kept close by.
+
+        `listed` is what a sealed header lists: names below `prefix`, and for each its bytes and sha256.
+        """
+        ...
+
+    def fresh(self) -> Files:
+        """Return the same files, read from the medium itself and not from anything kept close by."""
+        ...
+
 
 class LocalFiles:
     """A folder on a local file system.
@@ -110,63 +132,63 @@ class LocalFiles:
     link, or ``renameat2(RENAME_NOREPLACE)`` where links are not to be had: plain rename loses commits.
     """
 
+    in_place = True
+
     def __init__(self, root: str | Path, *, make: bool = False) -> None:
         self.root = Path(root).absolute()
         self.uri = str(self.root)
         if make:
-            with _told(self.root):
-                _make_folder(self.root)
+            with told(self.root):
+                make_folder(self.root)
 
     def _path(self, key: str) -> Path:
-        parts = PurePosixPath(key).parts
-        if not parts or key.startswith("/") or any(p in ("..", ".") for p in parts) or "\0" in key:
-            raise UsageError(f"invalid key {key!r} in {self.root}: keys stay inside the store")
-        return self.root.joinpath(*parts)
+        check_key(key, self.uri)
+        return self.root.joinpath(*PurePosixPath(key).parts)
 
     def put(self, key: str, *parts: Buffer, sync: bool = True) -> None:
         """Write a file whole, replacing what was there."""
         path = self._path(key)
-        with _told(path):
-            temporary = _write_beside(path, parts, sync=sync)
+        with told(path):
+            temporary = write_beside(path, parts, sync=sync)
             try:
                 temporary.replace(path)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
             if sync:
-                _fsync_dir(path.parent)
+                fsync_dir(path.parent)
 
     def sync_tree(self, prefix: str) -> None:
         """Make the names of all files below a folder durable."""
         path = self._path(prefix)
-        with _told(path):
+        with told(path):
             for folder, _, _ in path.walk():
-                _fsync_dir(folder)
+                fsync_dir(folder)
 
     def put_new(self, key: str, data: Buffer) -> bool:
         """Write a file only if there is none."""
         path = self._path(key)
-        with _told(path):
+        with told(path):
             if path.exists():
                 return False
-            temporary = _write_beside(path, (data,))
+            temporary = write_beside(path, (data,))
             try:
-                won = _publish(temporary, path)
+                won = publish(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
             if won:
-                _fsync_dir(path.parent)
+                fsync_dir(path.parent)
             return won
 
     def get(self, key: str) -> bytes:
         """Return a file's bytes."""
         return self._path(key).read_bytes()
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start`."""
-        fd = os.open(self._path(key), os.O_RDONLY)
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        """Return the bytes at each (offset, length), in that order."""
+        fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.pread(fd, length, start)
+            return [os.pread(fd, length, start) for start, length in ranges]
         finally:
             os.close(fd)
 
@@ -207,13 +229,13 @@ class LocalFiles:
     def delete(self, key: str) -> None:
         """Remove a file; none there is fine."""
         path = self._path(key)
-        with _told(path):
+        with told(path):
             path.unlink(missing_ok=True)
 
     def delete_tree(self, prefix: str) -> None:
         """Remove everything below a folder, and it; a folder into which another process just wrote stays."""
         path = self._path(prefix)
-        with _told(path):
+        with told(path):
             for folder, _, names in path.walk(top_down=False):
                 for name in names:
                     (folder / name).unlink(missing_ok=True)
@@ -226,8 +248,8 @@ class LocalFiles:
     def lock(self, key: str) -> Lock | None:
         """Take an flock on a file of that name; it dies with the process."""
         path = self._path(key)
-        with _told(path):
-            _make_folder(path.parent)
+        with told(path):
+            make_folder(path.parent)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -250,6 +272,31 @@ class LocalFiles:
             os.close(fd)
         return False
 
+    def copy(self, source: str, target: str) -> bool:
+        """Give a file a second name, or copy it where that cannot be: files here are replaced, never changed."""
+        path = self._path(target)
+        with contextlib.suppress(OSError):
+            make_folder(path.parent)
+            os.link(self._path(source), path)
+            return True
+        try:
+            data = self.map(source)
+        except FileNotFoundError:
+            return False
+        self.put(target, data)
+        return True
+
+    def now(self) -> float:
+        """Return this machine's time."""
+        return time.time()
+
+    def pin(self, prefix: str, listed: Mapping[str, Sequence[Any]]) -> None:
+        """Do nothing: the files are here."""
+
+    def fresh(self) -> Files:
+        """Return these files."""
+        return self
+
     def probe_publish(self) -> str:
         """Return how `put_new` works here (``link`` or ``renameat2``), tried with real files.
 
@@ -260,16 +307,29 @@ class LocalFiles:
         """
         key = f"{PARTIAL}probe-{secrets.token_hex(4)}"
         path = self._path(key)
-        with _told(path):
-            temporary = _write_beside(path, (b"probe",))
+        with told(path):
+            temporary = write_beside(path, (b"probe",))
             try:
-                how = "link" if _try_link(temporary, path) is not None else "renameat2"
+                how = "link" if try_link(temporary, path) is not None else "renameat2"
                 if how == "renameat2":
-                    _publish(temporary, path)
+                    publish(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
         return how
+
+
+def check_key(key: str, where: str) -> None:
+    """Refuse a key that does not stay inside the store.
+
+    Raises
+    ------
+    UsageError
+        It does not.
+    """
+    parts = PurePosixPath(key).parts
+    if not parts or key.startswith("/") or any(p in ("..", ".") for p in parts) or "\0" in key:
+        raise UsageError(f"invalid key {key!r} in {where}: keys stay inside the store")
 
 
 class _FileLock:
@@ -286,106 +346,3 @@ class _FileLock:
 
     def __exit__(self, *exc: object) -> None:
         self.release()
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder and those above it, each durable in the one it lies in."""
-    missing = []
-    while not path.exists():
-        missing.append(path)
-        path = path.parent
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        _fsync_dir(folder.parent)
-
-
-def _write_beside(path: Path, parts: tuple[Buffer, ...], *, sync: bool = True) -> Path:
-    if sync:
-        _make_folder(path.parent)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{PARTIAL}{secrets.token_hex(8)}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        with os.fdopen(fd, "wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part).cast("B")
-                while view:
-                    view = view[file.write(view) :]
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _try_link(temporary: Path, path: Path) -> bool | None:
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno in _NO_LINKS:
-            return None
-        raise
-    return True
-
-
-def _publish(temporary: Path, path: Path) -> bool:
-    linked = _try_link(temporary, path)
-    if linked is not None:
-        return linked
-    libc = ctypes.CDLL(None, use_errno=True)
-    here = -100  # AT_FDCWD
-    failed = libc.renameat2(here, os.fsencode(temporary), here, os.fsencode(path), _RENAME_NOREPLACE)
-    if not failed:
-        return True
-    code = ctypes.get_errno()
-    if code == errno.EEXIST:
-        return False
-    raise StorageError(
-        f"{path.parent}: this file system ({_filesystem_of(path.parent)}) offers neither hard links nor "
-        "renameat2(RENAME_NOREPLACE), so commits could be lost; put the store on another one",
-    )
-
-
-def _filesystem_of(path: Path) -> str:
-    best, kind = "", "unknown"
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/mounts").read_text().splitlines():
-            _, mount, found, *_ = line.split(" ")
-            if str(path).startswith(mount) and len(mount) >= len(best):
-                best, kind = mount, found
-    return kind
-
-
-def _fsync_dir(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again (finished shards are kept)",
-    errno.EDQUOT: "the quota is used up; free some space and run the same command again (finished shards are kept)",
-    errno.EROFS: "the file system is read-only; choose another place or remount it",
-    errno.EACCES: "permission denied; check the owner of the store's folder",
-    errno.EPERM: "permission denied; check the owner of the store's folder",
-    errno.EMFILE: "too many open files; raise `ulimit -n`",
-}
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn an OSError into a `StorageError` that says what to do."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-        raise StorageError(f"cannot write {path}: {advice}") from error

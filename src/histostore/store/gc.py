@@ -6,7 +6,6 @@ gc never touches them, and they must not be removed by hand; `histostore info` a
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -116,7 +115,7 @@ def plan_gc(store: Store, *, grace_s: float = DAY, keep_history: bool = True) ->
     """
     if grace_s < 0:
         raise UsageError(f"grace is {grace_s} s, not 0 or more")
-    plan = _Planner(store.files, time.time() - grace_s, keep_history)
+    plan = _Planner(store.files, store.files.now() - grace_s, keep_history)
     plan.top_level()
     for owner in owners_of(store):
         plan.owner(survey(store.files, owner))
@@ -147,7 +146,7 @@ def run_gc(plan: GcPlan, *, erase: bool = False) -> GcReport:
     files = plan.store.files
     removed: list[GcItem] = []
     kept: list[GcItem] = []
-    oldest = time.time() - plan.grace_s
+    oldest = files.now() - plan.grace_s
     for item in plan.items:
         if item.reason == "deleted" and not erase:
             gone = False

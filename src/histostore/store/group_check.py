@@ -136,7 +136,7 @@ class GroupCheck:
         sha = hashlib.sha256()
         try:
             for start in range(0, size, _BLOCK):
-                sha.update(self.files.get_range(f"{self.ref.prefix}/{name}", start, _BLOCK))
+                sha.update(self.files.read_ranges(f"{self.ref.prefix}/{name}", [(start, min(_BLOCK, size - start))])[0])
         except OSError as error:
             self._say("error", "missing", name, f"the file cannot be read ({error.strerror or error})")
             self._bad.add(name)

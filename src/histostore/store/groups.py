@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +28,8 @@ TREE = "zarr"
 """The Zarr hierarchy lies in a folder of its own, so that plain zarr meets nothing else in it."""
 WORKING = (ATTEMPT, LOCK)
 """Files that a sealed group no longer needs."""
+HASH_BESIDE_BYTES = 1 << 20
+"""A shard of at least this size is hashed in a thread while it is written."""
 DAMAGED = "DAMAGED"
 """Marks an attempt that was found damaged and put aside: it is never adopted."""
 
@@ -52,6 +55,7 @@ class Group:
         """
         header = read_header(files, ref)
         kind_of(header["kind"], header["version"])
+        files.pin(ref.prefix, header["files"])
         return cls(files, ref, header)
 
     @property
@@ -98,6 +102,13 @@ class Group:
         return data
 
 
+def _sha256(parts: Sequence[bytes]) -> str:
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return sha.hexdigest()
+
+
 @dataclass(slots=True, kw_only=True)
 class GroupWriter:
     """One attempt at one group: arrays are declared, shards written in any order, then it is sealed.
@@ -119,6 +130,8 @@ class GroupWriter:
     """Set when the attempt was found sealed, or once it is."""
     resumed: bool = False
     _lock: Lock | None = None
+    _donor: str = ""
+    """Prefix of an attempt whose finished shards are copied, where attempts are not gone on with in place."""
     _arrays: dict[str, ArraySpec] = field(default_factory=dict)
     _files: dict[str, tuple[int, str]] = field(default_factory=dict)
     _receipts: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
@@ -149,6 +162,8 @@ class GroupWriter:
                 del self._receipts[name, shard]
                 self.files.delete(self._receipt_key(name, shard))
         self.put_file(key, document)
+        if self._donor:
+            self._copy_shards(name, spec, document)
 
     def pending(self, name: str) -> list[int]:
         """Return the shards of an array that have no valid receipt."""
@@ -175,21 +190,32 @@ class GroupWriter:
         if len(chunks) != expected:
             raise UsageError(f"shard {shard} of '{name}' holds {expected} chunks, got {len(chunks)}")
         parts = encode_shard(spec, chunks)
-        sha = hashlib.sha256()
-        for part in parts:
-            sha.update(part)
         key = f"{TREE}/{name}/{spec.key(shard)}"
-        self.files.put(f"{self.prefix}/{key}", *parts, sync=False)
+        sha256 = self._put_hashed(f"{self.prefix}/{key}", parts)
         receipt = {
             "array": name,
             "shard": shard,
             "rows": stop - start,
             "bytes": sum(map(len, parts)),
-            "sha256": sha.hexdigest(),
+            "sha256": sha256,
             "note": dict(note or {}),
         }
         self.files.put(self._receipt_key(name, shard), json.dumps(with_check(receipt)).encode(), sync=False)
         self._receipts[name, shard] = receipt
+
+    def _put_hashed(self, key: str, parts: Sequence[bytes]) -> str:
+        """Write a file and return its sha256, computed beside the writing where that takes long."""
+        if sum(map(len, parts)) < HASH_BESIDE_BYTES:
+            self.files.put(key, *parts, sync=False)
+            return _sha256(parts)
+        found: list[str] = []
+        beside = threading.Thread(target=lambda: found.append(_sha256(parts)), name="histostore-sha256")
+        beside.start()
+        try:
+            self.files.put(key, *parts, sync=False)
+        finally:
+            beside.join()
+        return found[0]
 
     def write_rows(self, name: str, shard: int, rows: NDArray[Any], *, note: Mapping[str, Any] | None = None) -> None:
         """Encode and write the rows of one whole shard."""
@@ -227,6 +253,19 @@ class GroupWriter:
         """Write a plain file of the group."""
         self.files.put(f"{self.prefix}/{name}", data, sync=False)
         self._files[name] = (len(data), hashlib.sha256(data).hexdigest())
+
+    def take_file(self, name: str, source: str, size: int, sha256: str) -> bool:
+        """Take a file of another sealed group over as it is, without reading it where links can be had.
+
+        Returns
+        -------
+        bool
+            False where it is gone.
+        """
+        taken = self.files.copy(source, f"{self.prefix}/{name}")
+        if taken:
+            self._files[name] = (size, sha256)
+        return taken
 
     def seal(self, *, rows: int, attrs: Mapping[str, Any] | None = None) -> Ref:
         """Write GROUP.json, after which the attempt is never changed.
@@ -279,6 +318,21 @@ class GroupWriter:
             self.files.delete(f"{self.prefix}/{leftover}")
         return self.sealed
 
+    def _copy_shards(self, name: str, spec: ArraySpec, document: bytes) -> None:
+        """Take over an array's shards that the donor has receipts of. What is gone meanwhile is written again."""
+        donor, key = self._donor, f"{TREE}/{name}/zarr.json"
+        try:
+            if self.files.get(f"{donor}/{key}") != document:
+                return
+        except FileNotFoundError:
+            return
+        for (array, shard), receipt in load_receipts(self.files, donor).items():
+            shard_key = f"{TREE}/{name}/{spec.key(shard)}"
+            if array == name and self.files.copy(f"{donor}/{shard_key}", f"{self.prefix}/{shard_key}"):
+                self._receipts[name, shard] = receipt
+                if self._is_done(name, shard):
+                    self.files.put(self._receipt_key(name, shard), json.dumps(with_check(receipt)).encode(), sync=False)
+
     def _is_done(self, name: str, shard: int) -> bool:
         receipt = self._receipts.get((name, shard))
         if receipt is None:
@@ -297,13 +351,6 @@ class GroupWriter:
         except FileNotFoundError:
             return None
 
-    def _load_receipts(self) -> None:
-        for child in self.files.children(f"{self.prefix}/{RECEIPTS}"):
-            key = f"{self.prefix}/{RECEIPTS}/{child}"
-            with contextlib.suppress(CorruptionError, FormatError, FileNotFoundError):  # a damaged receipt is none
-                receipt = checked_json(self.files.get(key), where=key)
-                self._receipts[str(receipt["array"]), int(receipt["shard"])] = receipt
-
     def _tidy(self, declared: Mapping[str, int]) -> None:
         """Hold the attempt's folder against what the header will list."""
         found = {key[len(self.prefix) + 1 :]: size for key, size, _ in self.files.walk(self.prefix)}
@@ -316,3 +363,14 @@ class GroupWriter:
         for name in found.keys() - declared.keys():
             if name not in WORKING and not name.startswith(f"{RECEIPTS}/"):
                 self.files.delete(f"{self.prefix}/{name}")
+
+
+def load_receipts(files: Files, prefix: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the receipts of an attempt, by array and shard."""
+    found = {}
+    for child in files.children(f"{prefix}/{RECEIPTS}"):
+        key = f"{prefix}/{RECEIPTS}/{child}"
+        with contextlib.suppress(CorruptionError, FormatError, FileNotFoundError):  # a damaged receipt is none
+            receipt = checked_json(files.get(key), where=key)
+            found[str(receipt["array"]), int(receipt["shard"])] = receipt
+    return found

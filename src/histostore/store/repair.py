@@ -98,13 +98,24 @@ def repair(store: Store, report: VerifyReport, *, imported: bool = False) -> Rep
     redo = []
     for ref in sorted(report.damaged(), key=lambda r: (order.index(r.kind), r.owner, r.name)):
         command = REMADE_BY.get(ref.kind) or ("tile" if _is_grid(store, ref) else None)
+        if ref.kind in ("tiles", "embeddings") and _is_imported(store, ref):
+            command = None
         aside = command is not None or imported
         if aside:
             texts = [f"{p.path}: {p.text}" for p in report.errors if p.ref is not None and p.ref.prefix == ref.prefix]
             quarantine(store, ref, why="; ".join(texts[:5]))
-        redo.append(Redo(ref=ref, command=command or IMPORTED_BY[ref.kind], quarantined=aside))
+        redo.append(Redo(ref=ref, command=command or IMPORTED_BY.get(ref.kind, "import"), quarantined=aside))
     beyond = tuple(f"{p.path}: {p.text}" for p in report.errors if p.ref is None or not p.current)
     return RepairReport(redo=tuple(redo), beyond=beyond)
+
+
+def _is_imported(store: Store, ref: Ref) -> bool:
+    """Whether tiles or embeddings came from another tool's files."""
+    try:
+        header = store.header(ref)
+    except CorruptionError:
+        return False
+    return "imported" in header["attrs"] or str(header["attrs"].get("backbone_digest", "")).startswith("imported:")
 
 
 def _is_grid(store: Store, ref: Ref) -> bool:

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.errors import ConflictError, FormatError, NotFoundError, StorageError, UsageError, near
+from histostore.errors import (
+    ConflictError,
+    FormatError,
+    MissingDependencyError,
+    NotFoundError,
+    StorageError,
+    UsageError,
+    near,
+)
 from histostore.ids import check_name, check_slug
-from histostore.schema.kinds import FORMAT, NEWEST, check_format
+from histostore.schema.kinds import FORMAT, NEWEST, STORE_LEVEL, check_format
 from histostore.specs import digest_of
 from histostore.store.files import LocalFiles
 from histostore.store.manifest import (
@@ -24,15 +32,16 @@ from histostore.store.manifest import (
     read_manifest,
     with_check,
 )
+from histostore.store.object_address import Address, is_object_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from histostore.store.files import Files
     from histostore.store.groups import Group, GroupWriter
+    from histostore.store.objects import ObjectFiles
 
 HEADER = "STORE.json"
-STORE_LEVEL = ("@heads", "@indexes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Store:
         return [s for s in self.owners() if not s.startswith("@") and not self.manifest(s).deleted]
 
     def owners(self) -> list[str]:
-        """Return all that has a manifest, sorted: slides, tombstoned ones too, and ``@heads``, ``@indexes``."""
+        """Return all that has a manifest, sorted: slides, tombstoned ones too, and ``@heads`` and its like."""
         names = [name[:-1] for name in self.files.children("manifests") if name.endswith("/")]
         return [name for name in names if numbers(self.files, name)]
 
@@ -150,15 +159,22 @@ class Store:
 
 
 def create_store(path: str | Path, *, name: str | None = None) -> Store:
-    """Make an empty store.
+    """Make an empty store in a folder, or under a prefix of a bucket.
 
     Raises
     ------
     ConflictError
-        There is a store already, or the folder holds something else.
+        There is a store already, or the place holds something else.
     StorageError
-        The folder cannot be written, or its file system cannot publish safely.
+        The place cannot be written, or cannot publish safely.
     """
+    files = _objects_at(path)
+    if files is not None:
+        name = check_slug(name or files.uri.rpartition("/")[2], "store name")
+        if files.size(HEADER) is not None:
+            raise ConflictError(f"{files.uri} is a store already; open it, or choose another prefix")
+        files.require_empty()
+        return _new_store(files, name)
     root = Path(path).absolute()
     name = check_slug(name or root.name, "store name")
     try:
@@ -168,16 +184,16 @@ def create_store(path: str | Path, *, name: str | None = None) -> Store:
             raise ConflictError(f"{root} is not an empty folder; choose another one")
     except OSError as error:
         raise StorageError(f"cannot look at {root}: {error.strerror or error}") from error
-    files = LocalFiles(root, make=True)
-    files.probe_publish()
-    header = {"format": FORMAT, "name": name, "uuid": secrets.token_hex(16)}
-    if not files.put_new(HEADER, json.dumps(with_check(header), indent=1).encode()):
-        raise ConflictError(f"{root} was made a store by another process meanwhile")
-    return Store(files, name, header["uuid"], FORMAT)
+    return _new_store(LocalFiles(root, make=True), name)
 
 
 def open_store(path: str | Path) -> Store:
     """Open a store for reading and writing.
+
+    Parameters
+    ----------
+    path
+        A folder, or ``s3://bucket/prefix``, ``gs://…``, ``az://…`` as text.
 
     Raises
     ------
@@ -187,18 +203,47 @@ def open_store(path: str | Path) -> Store:
         Its header is damaged.
     FormatError
         It is of a newer major format.
+    StorageError
+        It cannot be read.
     """
-    files = LocalFiles(path)
+    return open_files(_objects_at(path) or LocalFiles(path), said=str(path))
+
+
+def open_files(files: Files, *, said: str = "") -> Store:
+    """Open the store that lies in these files; `said` is what the user called them. Errors as of `open_store`."""
+    said = said or files.uri
     try:
         data = files.get(HEADER)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise NotFoundError(f"no store at {path} (no {HEADER}); make one with `histostore init {path}`") from None
+        raise NotFoundError(f"no store at {said} (no {HEADER}); make one with `histostore init {said}`") from None
+    except StorageError:
+        raise
     except OSError as error:
-        raise StorageError(f"cannot read {path}/{HEADER}: {error.strerror or error}") from error
-    header = checked_json(data, where=f"{path}/{HEADER}")
+        raise StorageError(f"cannot read {said}/{HEADER}: {error.strerror or error}") from error
+    header = checked_json(data, where=f"{said}/{HEADER}")
     try:
         name, uuid, written = str(header["name"]), str(header["uuid"]), str(header["format"])
     except KeyError as error:
-        raise FormatError(f"{path}/{HEADER} lacks {error}: not a store's header") from error
-    check_format(written, where=str(path))
+        raise FormatError(f"{said}/{HEADER} lacks {error}: not a store's header") from error
+    check_format(written, where=said)
     return Store(files, name, uuid, written)
+
+
+def _new_store(files: LocalFiles | ObjectFiles, name: str) -> Store:
+    files.probe_publish()
+    header = {"format": FORMAT, "name": name, "uuid": secrets.token_hex(16)}
+    if not files.put_new(HEADER, json.dumps(with_check(header), indent=1).encode()):
+        raise ConflictError(f"{files.uri} was made a store by another process meanwhile")
+    return Store(files, name, header["uuid"], FORMAT)
+
+
+def _objects_at(path: str | Path) -> ObjectFiles | None:
+    """Return the files at an address of an object store, None for a folder."""
+    if not is_object_address(path):
+        return None
+    address = Address.parse(str(path))
+    try:
+        from histostore.store.objects import open_objects  # brings obstore, which folders do without
+    except ImportError as error:
+        raise MissingDependencyError(f"{address} needs obstore: pip install 'histostore[s3]'") from error
+    return open_objects(str(address))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +12,7 @@ from histostore.progress import Progress, Silent
 from histostore.store.group_check import GroupCheck
 from histostore.store.groups import LOCK
 from histostore.store.manifest import manifest_key
-from histostore.store.store import HEADER, open_store
+from histostore.store.store import HEADER, open_files
 from histostore.store.survey import is_partial, owners_of, survey
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def verify(
     NotFoundError
         A slide that was asked for is not there. Damage is reported, not raised.
     """
+    store = replace(store, files=store.files.fresh())  # the store itself, not what was kept of it
     run = _Run(store, deep, progress or Silent())
     owners = owners_of(store)
     for slide in slides or ():
@@ -120,7 +121,7 @@ class _Run:
     def top_level(self) -> None:
         """Look at the header, and at what lies beside it."""
         try:
-            open_store(self.store.uri)
+            open_files(self.store.files)
         except HistostoreError as error:
             self._add("error", "store", "", HEADER, str(error))
         for key, _, _ in self.store.files.walk("", recurse=False):

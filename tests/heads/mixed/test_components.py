@@ -7,7 +7,8 @@ from histostore.errors import DataError, UsageError
 from histostore.heads.mixed.components import fit_components
 from histostore.heads.mixed.levels import nested
 from histostore.heads.mixed.random_intercept import fit_random_intercept
-from histostore.heads.mixed.terms import JITTER, Intercept, Slopes, Spatial
+from histostore.heads.mixed.surface import JITTER
+from histostore.heads.mixed.terms import Intercept, Slopes, Spatial
 
 
 @pytest.fixture(scope="module")

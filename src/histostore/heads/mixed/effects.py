@@ -1,22 +1,26 @@
-"""Variances and group effects of residuals, one target at a time and exactly: what a network is trained against."""
+"""One factor's variances and group effects of residuals, in closed form: what a network is trained against."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from histostore.heads.mixed.random_intercept import Sums, estimate, nll_sums
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from histostore.heads.mixed.design import Floats, Method
     from histostore.heads.mixed.levels import Levels
+
+    type Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Effects:
-    """A random intercept of t targets."""
+    """Variances and effects of t targets, at their best for some residuals."""
 
     shift: Floats
     """``(t,)`` best constant of the residuals, given the groups."""
@@ -29,24 +33,45 @@ class Effects:
     loss: float
     """Exact marginal negative log-likelihood per row, mean over targets."""
 
-    @classmethod
-    def best(cls, residuals: Floats, levels: Levels, method: Method = "ml") -> Effects:
-        """Return the maximum of the likelihood for residuals ``(n, t)`` about a constant of their own."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneFactor:
+    """Rows that share one effect per group: all that training needs to know of them, in O(n + q)."""
+
+    levels: Levels
+
+    def part(self, rows: Rows) -> Self:
+        """Return it for some of the rows."""
+        return type(self)(self.levels.on(rows))
+
+    def best(self, residuals: Floats, method: Method, before: Any = None, *, last: bool = False) -> Effects:
+        """Return the maximum of the likelihood for residuals ``(n, t)`` about a constant of their own.
+
+        It is a closed form, whatever was `before`, and for the `last` time as for any.
+        """
         ones = np.ones((len(residuals), 1))
         centre = residuals.mean(0)
-        found = [estimate(Sums.of(column, ones, levels), method=method) for column in (residuals - centre).T]
+        found = [estimate(Sums.of(column, ones, self.levels), method=method) for column in (residuals - centre).T]
         shift = centre + np.array([f.coef[0] for f in found])
         s2_e, s2_b = np.array([f.s2_e for f in found]), np.array([f.s2_b for f in found])
-        loss = marginal_loss(residuals - shift, levels, s2_e, s2_b)
-        return cls(shift, s2_e, s2_b, np.stack([f.blup for f in found], 1), loss)
+        loss = marginal_loss(residuals - shift, self.levels, s2_e, s2_b)
+        return Effects(shift, s2_e, s2_b, np.stack([f.blup for f in found], 1), loss)
 
-    @classmethod
-    def given(cls, residuals: Floats, levels: Levels, s2_e: Floats, s2_b: Floats) -> Effects:
+    def given(self, residuals: Floats, s2_e: Floats, s2_b: Floats) -> Effects:
         """Return the effects at variances that are given, about no constant."""
-        sums = group_sums(residuals, levels)
-        blup = s2_b * sums / (s2_e + levels.sizes[:, None] * s2_b)
-        loss = marginal_loss(residuals, levels, s2_e, s2_b)
-        return cls(np.zeros(residuals.shape[1]), s2_e, s2_b, blup, loss)
+        blup = s2_b * group_sums(residuals, self.levels) / (s2_e + self.levels.sizes[:, None] * s2_b)
+        loss = marginal_loss(residuals, self.levels, s2_e, s2_b)
+        return Effects(np.zeros(residuals.shape[1]), s2_e, s2_b, blup, loss)
+
+    def of(self, found: Effects, rows: Rows) -> Floats:
+        """Return the effects ``(m, t)`` of some of the rows."""
+        picked: Floats = found.blup[self.levels.codes[rows]]
+        return picked
+
+    def unsure(self, found: Effects, rows: Rows) -> Floats:
+        """Return the variance ``(m, t)`` of those, of groups of all rows but these."""
+        sizes = self.levels.sizes - self.levels.on(rows).sizes
+        return posterior_variance(sizes, found.s2_e, found.s2_b)[self.levels.codes[rows]]
 
 
 def marginal_loss(residuals: Floats, levels: Levels, s2_e: Floats, s2_b: Floats) -> float:

@@ -1,9 +1,10 @@
 """Training a network beside random effects: exactly, in batches of any composition, or as the RENN study did.
 
-The gradient of the exact marginal likelihood by f(x_i) is -(y_i - f(x_i) - b_j) / s_e with b_j the group's BLUP, so a
-batch needs nothing of its group but b_j: mean squares on y - b_j are unbiased whatever rows are in the batch. Between
-epochs b and both variances are set to their closed-form best for the residuals of all rows (EM; the evidence bound of
-q(b_j) = N(b_j, s_b s_e / (s_e + n_j s_b)) splits over rows and has the optimum of the full likelihood).
+The gradient of the exact marginal likelihood by f(x_i) is -(y_i - f(x_i) - b_j) / s_e with b_j the sum of the row's
+BLUPs, so a batch needs nothing of its groups but b_j: mean squares on y - b_j are unbiased whatever rows are in the
+batch. Between epochs b and the variances are set to their best for the residuals of all rows (EM; the evidence bound
+of the Gaussian q(b) splits over rows and has the optimum of the full likelihood): a closed form for one factor, see
+`effects`; a step of Newton's for several terms, see `several`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 from torch import nn
 
 from histostore.errors import DataError, UsageError
-from histostore.heads.mixed.effects import Effects
-from histostore.heads.mixed.levels import Levels
+from histostore.heads.mixed.effects import Effects, OneFactor
 from histostore.heads.mixed.seed_losses import LOSSES
+from histostore.heads.mixed.several import Joint
 from histostore.heads.net import forward
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.heads.mixed.design import Floats, Method
+    from histostore.heads.mixed.effects import Rows
+    from histostore.heads.mixed.grouping import Grouping
 
-    type Rows = NDArray[np.int64]
+type Found = Effects | Joint
 
 Decay = Literal["cosine", "halving", "none"]
 DECAYS = ("cosine", "halving", "none")
@@ -96,16 +99,10 @@ class Problem:
     X: NDArray[np.float32]
     y: Floats
     """``(n, t)``"""
-    codes: Rows
-    levels: Levels
+    groups: Grouping
+    """Of all rows."""
     train: Rows
     held: Rows
-
-    def part(self, rows: Rows) -> Levels:
-        """Return the levels with the codes and sizes of some rows; levels without rows are kept."""
-        codes = self.codes[rows]
-        sizes = np.bincount(codes, minlength=len(self.levels)).astype(np.float64)
-        return Levels(self.levels.name, self.levels.names, codes, sizes)
 
     def residuals(self, net: nn.Module, rows: Rows) -> Floats:
         """Return ``(m, t)`` targets less the network's output."""
@@ -118,7 +115,7 @@ def by_value(X: NDArray[Any], y: Floats) -> Rows:
     return np.lexsort(keys[::-1]).astype(np.int64)
 
 
-def train(net: nn.Sequential, problem: Problem, plan: Plan) -> tuple[Effects, Track]:
+def train(net: nn.Sequential, problem: Problem, plan: Plan) -> tuple[Found, Track]:
     """Train `net` in place; return the effects at its end, of the training rows, and what happened on the way."""
     run = _Exact(net, problem, plan) if plan.loss == "em" else _Seed(net, problem, plan)
     track = Track([], [], [], [])
@@ -146,8 +143,15 @@ def train(net: nn.Sequential, problem: Problem, plan: Plan) -> tuple[Effects, Tr
     return run.effects, track
 
 
-def _held_out(net: nn.Module, problem: Problem, effects: Effects) -> float:
-    error = problem.residuals(net, problem.held) - effects.blup[problem.codes[problem.held]]
+def shift_output(net: nn.Sequential, shift: Floats) -> None:
+    """Add the best constant given the effects: small steps would take for ever where groups are large."""
+    with torch.no_grad():
+        last: Any = net[-1]
+        last.bias += torch.from_numpy(shift).to(last.bias.dtype)
+
+
+def _held_out(net: nn.Module, problem: Problem, effects: Any) -> float:
+    error = problem.residuals(net, problem.held) - problem.groups.of(effects, problem.held)
     return float((error**2).mean())
 
 
@@ -156,9 +160,9 @@ class _Run:
 
     def __init__(self, net: nn.Sequential, problem: Problem, plan: Plan) -> None:
         self.net, self.problem, self.plan = net, problem, plan
-        self.levels = problem.part(problem.train)
+        self.groups = problem.groups.part(problem.train)
         self.x = torch.from_numpy(problem.X)
-        self.effects: Effects
+        self.effects: Found
 
     def state(self) -> Any:
         return copy.deepcopy(self.net.state_dict()), self.effects
@@ -187,22 +191,21 @@ class _Run:
 
 
 class _Exact(_Run):
-    """Mean squares on y - b_j; b and the variances at their closed-form best after every epoch."""
+    """Mean squares on y - b_j; b and the variances brought up to date after every epoch."""
 
     def __init__(self, net: nn.Sequential, problem: Problem, plan: Plan) -> None:
         super().__init__(net, problem, plan)
         self.optimiser = torch.optim.AdamW(net.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
-        self._update()
+        self._update(None)
 
-    def _update(self) -> None:
+    def _update(self, before: Any) -> None:
         residuals = self.problem.residuals(self.net, self.problem.train)
-        self.effects = Effects.best(residuals, self.levels, self.plan.method)
-        with torch.no_grad():
-            # the best constant given the groups is known too: small steps would take for ever when groups are large
-            last: Any = self.net[-1]
-            last.bias += torch.from_numpy(self.effects.shift).to(last.bias.dtype)
+        found: Any = self.groups.best(residuals, self.plan.method, before)
+        self.effects = found
+        shift_output(self.net, found.shift)
+        rows = self.problem.train
         self.target = np.zeros_like(self.problem.y)
-        self.target[self.problem.train] = self.problem.y[self.problem.train] - self.effects.blup[self.levels.codes]
+        self.target[rows] = self.problem.y[rows] - self.problem.groups.of(found, rows)
 
     def epoch(self, epoch: int, rng: np.random.Generator) -> None:
         order = rng.permutation(self.problem.train)
@@ -214,7 +217,7 @@ class _Exact(_Run):
             # divided by a whole batch's size: rows of a short last batch must not weigh more than others
             squares = (self.net(self.x[rows]) - target[rows]) ** 2 * weight
             (squares.sum() / (size * squares.shape[1])).backward()
-        self._update()
+        self._update(self.effects)
 
 
 class _Seed(_Run):
@@ -222,6 +225,11 @@ class _Seed(_Run):
 
     def __init__(self, net: nn.Sequential, problem: Problem, plan: Plan) -> None:
         super().__init__(net, problem, plan)
+        if not (isinstance(self.groups, OneFactor) and isinstance(problem.groups, OneFactor)):
+            msg = f"loss '{plan.loss}' is of one factor: give loss='em' for several random terms"
+            raise UsageError(msg)
+        self.factor = self.groups
+        self.codes = problem.groups.levels.codes
         self.log = torch.zeros((2, problem.y.shape[1]), requires_grad=True)
         self.optimiser = torch.optim.AdamW(
             [
@@ -235,22 +243,22 @@ class _Seed(_Run):
         s2_e, s2_b = np.exp(self.log.detach().numpy().astype(np.float64))
         if self.plan.loss == "no_re":
             s2_b = np.zeros_like(s2_b)
-        self.effects = Effects.given(self.problem.residuals(self.net, self.problem.train), self.levels, s2_e, s2_b)
+        self.effects = self.factor.given(self.problem.residuals(self.net, self.problem.train), s2_e, s2_b)
 
     def epoch(self, epoch: int, rng: np.random.Generator) -> None:
         target = torch.from_numpy(self.problem.y.astype(np.float32))
         batches = self._batches(rng)
         for rows in self.paced(self.optimiser, batches, epoch):
             s2_e, s2_b = torch.exp(self.log)
-            n = int(self.levels.sizes[self.problem.codes[int(rows[0])]])
+            n = int(self.factor.levels.sizes[self.codes[int(rows[0])]])
             value = LOSSES[self.plan.loss](target[rows] - self.net(self.x[rows]), n, s2_e, s2_b)
             value.sum().backward()  # type: ignore[no-untyped-call]
         self._update()
 
     def _batches(self, rng: np.random.Generator) -> list[Rows]:
         order = rng.permutation(self.problem.train)
-        order = order[np.argsort(self.problem.codes[order], kind="stable")]
+        order = order[np.argsort(self.codes[order], kind="stable")]
         size, batches = self.plan.batch_size, []
-        for group in np.split(order, np.cumsum(self.levels.sizes[:-1]).astype(int)):
+        for group in np.split(order, np.cumsum(self.factor.levels.sizes[:-1]).astype(int)):
             batches += [group[i : i + size] for i in range(0, len(group), size)]
         return [batches[i] for i in rng.permutation(len(batches))]

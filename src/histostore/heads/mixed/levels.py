@@ -38,7 +38,16 @@ class Levels:
         text, codes = as_text(labels, name)
         found, order = np.unique(text, return_inverse=True)
         codes = order.astype(np.int64)[codes]
-        return cls(name, tuple(str(f) for f in found), codes, np.bincount(codes, minlength=len(found)).astype(float))
+        return cls.coded(name, tuple(str(f) for f in found), codes)
+
+    @classmethod
+    def coded(cls, name: str, names: tuple[str, ...], codes: NDArray[np.int64]) -> Levels:
+        """Return the levels of rows whose codes are known; levels without rows are kept."""
+        return cls(name, names, codes, np.bincount(codes, minlength=len(names)).astype(np.float64))
+
+    def on(self, rows: NDArray[np.int64]) -> Levels:
+        """Return them with some of the rows; levels without rows are kept."""
+        return Levels.coded(self.name, self.names, self.codes[rows])
 
     def __len__(self) -> int:
         return len(self.names)

@@ -215,7 +215,7 @@ class RandomIntercept:
         return self.s2_e + self._at(groups, self.blup_var, self.s2_b)
 
     def _fixed(self, m: int, X: Any) -> Floats:
-        given = np.empty((m, 0)) if X is None else as_rows(X, "X").astype(np.float64)
+        given = np.empty((m, 0)) if X is None else np.asarray(as_rows(X, "X"), np.float64)
         columns = np.hstack([np.ones((m, 1)), given]) if self.intercept else given
         if columns.shape != (m, len(self.coef)):
             msg = f"X is {given.shape} for {m} groups and {len(self.coef) - self.intercept} columns at fit"
