@@ -176,9 +176,10 @@ class GramAccumulator:
         """Return rows in float64 about an origin, in memory that is used again: float16 is never summed as float16."""
         if self._wide.shape[1:] != origin.shape or len(self._wide) < len(X):
             self._wide = np.empty((len(X), len(origin)))
-        wide = self._wide[: len(X)]
+        wide: Floats = self._wide[: len(X)]
         if X.dtype == wide.dtype:
-            return np.subtract(X, origin, out=wide)
+            np.subtract(X, origin, out=wide)
+            return wide
         wide[...] = X
         wide -= origin
         return wide

@@ -91,7 +91,8 @@ def known_slide(
     SlideError
         The mpp is unknown, or two of them contradict each other.
     """
-    size, downsamples, file_mpp, image_mpp = features.size_px, (1.0,), features.slide_mpp, None
+    size, file_mpp, image_mpp = features.size_px, features.slide_mpp, None
+    downsamples: tuple[float, ...] = (1.0,)
     if image is not None:
         with open_slide(image) as opened:
             size, downsamples, image_mpp = opened.size_px, opened.downsamples, opened.mpp
