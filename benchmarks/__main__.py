@@ -6,13 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+SHORTER = {"out_of_core": ("--rows", "50000"), "serve_load": ("--seconds", "20"), "cohort": ("--slides", "200")}
+"""Options for the ones that take longest; by itself each runs at its full size."""
+
 
 def main() -> int:
     """Run the files beside this one in the order of their names."""
     missed = []
     for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
         print(f"== {path.stem}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{path.stem}"], check=False).returncode:
+        command = [sys.executable, "-m", f"benchmarks.{path.stem}", *SHORTER.get(path.stem, ())]
+        if subprocess.run(command, check=False).returncode:
             missed.append(path.stem)
     print("missed: " + ", ".join(missed) if missed else "all gates reached")
     return 1 if missed else 0

@@ -173,13 +173,14 @@ def _fit(
 
 
 def gram_seconds(rows: int, dim: int) -> float:
-    """Return the time of the float64 Gram products of that many rows, from one block in memory."""
+    """Return the time of the float64 Gram products of that many rows, from the median of one block in memory."""
     block = np.random.default_rng(0).normal(size=(4096, dim))
-    out, repeats = np.zeros((dim, dim)), max(2, min(24, rows // 4096))
-    begun = time.perf_counter()
-    for _ in range(repeats):
+    out, spent = np.zeros((dim, dim)), []
+    for _ in range(15):
+        begun = time.perf_counter()
         out += block.T @ block
-    return (time.perf_counter() - begun) / repeats * rows / 4096
+        spent.append(time.perf_counter() - begun)
+    return float(np.median(spent)) * rows / 4096
 
 
 def in_a_process(part: str, folder: Path, in_memory: int | None) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def run(cell: Cell, n: int, seed: int, head: dict[str, object]) -> Found:
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 1 where a cell of full size misses what is claimed of it.
 
-    That is 3 % above the oracle, above the published figure, or 5 % off in a variance; spatial cells are shown only.
+    That is 3 % above the oracle, above the published figure, or 5 % off in a variance.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=100_000, help="rows (default 100000)")

@@ -43,8 +43,9 @@ def spot(folder: Path) -> str:
     return f"{round(float(x))}x{round(float(y))}"
 
 
-@pytest.mark.xdist_group("readme")
-def test_the_commands_of_the_readme_run(folder: Path, spot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_readme_run_and_its_python_on_the_store_they_made(
+    folder: Path, spot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     for line in block("sh").splitlines():
         for command in line.split(" ; "):
@@ -54,12 +55,6 @@ def test_the_commands_of_the_readme_run(folder: Path, spot: str, monkeypatch: py
     assert (folder / "her2st.h5ad").exists()
     assert (folder / "hits.png").exists()
     assert (folder / "fit.html").exists()
-
-
-@pytest.mark.xdist_group("readme")
-def test_the_python_of_the_readme_runs(folder: Path, spot: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands on the store that the commands have made."""
-    monkeypatch.chdir(folder)
     code = block("python").replace("25x13", spot)
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,8 @@ def test_a_table_that_cannot_be_used_is_one_line(tmp_path, change, error, said):
 def pipeline():
     spec = importlib.util.spec_from_file_location("renn_mki67", PIPELINE)
     module = importlib.util.module_from_spec(spec)
+    # its settings are a dataclass, which looks itself up
+    sys.modules["renn_mki67"] = module
     spec.loader.exec_module(module)
     return module
 

@@ -56,7 +56,7 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_snapshot_or_the_new_one(em
         assert found.tolist() == opened.places.ids(rows)[:3].tolist()
     done = index(store, backbone="testing")
     assert done.rows == both
-    assert verify(store).problems == ()
+    assert verify(store).errors == ()
 
 
 def test_readers_see_only_whole_snapshots_while_others_are_published(embedded, copy_of):
