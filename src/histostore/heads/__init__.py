@@ -4,7 +4,8 @@
 ``decoded`` is one of them around a decoder (``nmf``, ``decoders``, ``autoencoder``), ``mixed`` has those with random
 effects, ``classifier`` and ``mlp_classifier`` tell classes; ``registry`` finds one by name; ``targets``, ``panels``,
 ``labels``, ``features`` and ``splits`` say what is predicted, from what and on which rows; ``metrics``, ``evaluate``,
-``class_metrics``, ``label_evaluation`` and ``significance`` say how well; ``fitted`` is what is kept.
+``class_metrics``, ``label_evaluation`` and ``significance`` say how well; ``rows``, ``gram`` and ``shared_sums`` let
+embeddings be larger than memory; ``fitted`` is what is kept.
 """
 
 from __future__ import annotations
