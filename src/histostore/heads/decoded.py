@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from histostore.heads.decoders import Decoder, decoder_class, parse_decoder
-from histostore.heads.estimator import Estimator, check_pair
+from histostore.heads.estimator import Estimator, check_pair, under
 from histostore.heads.registry import head_class, make, name_of
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ class Decoded(Estimator):
     @classmethod
     def from_state(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
         """Return the fitted head that `to_state` described."""
-        decoder = decoder_class(meta["decoder"]["name"]).from_state(_under(arrays, "decoder."), meta["decoder"]["meta"])
+        decoder = decoder_class(meta["decoder"]["name"]).from_state(under(arrays, "decoder."), meta["decoder"]["meta"])
         regressor = head_class(meta["regressor"]["name"]).from_state(
-            _under(arrays, "regressor."), meta["regressor"]["meta"]
+            under(arrays, "regressor."), meta["regressor"]["meta"]
         )
         named = meta["given"]
         options = tuple((k, v) for k, v in meta["options"])
@@ -134,7 +134,3 @@ class Decoded(Estimator):
 def _pairs(options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Return pairs as they were before JSON turned tuples into lists."""
     return [(str(k), tuple(v) if isinstance(v, list) else v) for k, v in options]
-
-
-def _under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -14,6 +14,8 @@ from histostore.errors import DataError, SpecMismatchError, UsageError, near
 from histostore.heads.rows import RowSource, as_source, blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from histostore.heads.rows import Table
@@ -170,3 +172,8 @@ def finite_rows(X: Table) -> NDArray[np.bool_]:
         return mask
     parts = [np.ones(len(part), bool) if all_finite(part) else finite_rows(part) for _, part in blocks(X)]
     return np.concatenate(parts) if parts else np.zeros(0, bool)
+
+
+def under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of one part of a head's state, whose names begin with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -11,7 +11,7 @@ from histostore.errors import FormatError, UsageError
 from histostore.head_specs import FeatureSpec, HeadSpec
 from histostore.heads.baselines import PositionKNN
 from histostore.heads.classifier import Classifier
-from histostore.heads.estimator import as_table
+from histostore.heads.estimator import as_table, under
 from histostore.heads.evaluate import average, chosen
 from histostore.heads.label_evaluation import train_labels
 from histostore.heads.registry import check_task, head_class, make
@@ -114,13 +114,13 @@ class FittedHead:
         spec = HeadSpec.from_json(meta["spec"])
         position = None
         if meta["position"] is not None:
-            position = PositionKNN.from_state(_under(arrays, "position."), meta["position"])
+            position = PositionKNN.from_state(under(arrays, "position."), meta["position"])
         return cls(
             spec=spec,
             names=tuple(meta["genes"]),
             n_features=int(meta["n_features"]),
             features=FeatureSpec.from_json(meta["features"]),
-            estimator=head_class(spec.head).from_state(_under(arrays, "head."), meta["head"]),
+            estimator=head_class(spec.head).from_state(under(arrays, "head."), meta["head"]),
             position=position,
             chosen=dict(meta["chosen"]),
             report=Report(dict(meta["report"]["counts"]), tuple(meta["report"]["notes"])),
@@ -200,7 +200,3 @@ def classifier(spec: HeadSpec, classes: Sequence[str] | None = None) -> Classifi
 
 def _sees(head: Head) -> str:
     return getattr(head, "sees", "embeddings")
-
-
-def _under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -57,8 +57,7 @@ class PCARidge(Estimator):
             msg = f"{self.components} components of {len(X)} training rows: give 1 or more, and two rows"
             raise UsageError(msg)
         sums = GramAccumulator()
-        for begin in range(0, len(X), BLOCK_ROWS):
-            sums.add(X[begin : begin + BLOCK_ROWS], y[begin : begin + BLOCK_ROWS])
+        sums.add(X, y)
         total = sums.total()
         assert sums.x_origin is not None
         assert sums.y_origin is not None

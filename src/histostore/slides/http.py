@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from histostore.errors import SlideError
+from histostore.store.object_ranges import coalesce as joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,20 +42,9 @@ def coalesce(
     Pieces are joined while no more than `gap` bytes lie between them and a request stays within `most`; a larger
     piece is a request of its own. Pieces of no bytes are left out.
     """
-    order = sorted((i for i, n in enumerate(lengths) if n > 0), key=lambda i: offsets[i])
-    start = stop = -1
-    members: list[int] = []
-    for i in order:
-        end = offsets[i] + lengths[i]
-        if members and (offsets[i] - stop > gap or max(stop, end) - start > most):
-            yield start, stop, members
-            members = []
-        if not members:
-            start, stop = offsets[i], end
-        members.append(i)
-        stop = max(stop, end)
-    if members:
-        yield start, stop, members
+    some = [i for i, n in enumerate(lengths) if n > 0]
+    for start, stop, members in joined([(offsets[i], lengths[i]) for i in some], gap=gap, most=most):
+        yield start, stop, [some[m] for m in members]
 
 
 class HttpRanges:

@@ -116,15 +116,15 @@ def tiles_of(chosen: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         The tiles' pixels were not stored (codec ``slide``).
     """
     bounds = np.cumsum([0, *map(len, chosen.parts)])
-    out: list[NDArray[np.uint8]] = []
-    for row in rows.tolist():
-        at = int(np.searchsorted(bounds, row, side="right")) - 1
-        part = chosen.parts[at]
-        local = row - bounds[at]
-        stored = int(local if part.rows is None else part.rows[local])
+    part_of = np.searchsorted(bounds, rows, side="right") - 1
+    out: dict[int, NDArray[np.uint8]] = {}
+    for at in np.unique(part_of).tolist():
+        part, mine = chosen.parts[at], np.flatnonzero(part_of == at)
+        local = rows[mine] - bounds[at]
         name = part.tiles.name if part.tiles is not None else None
         ref = part.manifest.get("pixels", name) if name is not None else None
         if ref is None:
             raise NotFoundError(f"the pixels of tiles '{name}' of slide '{part.slide}' are not stored (codec slide)")
-        out.append(part.group(ref).array("pixels").read(np.array([stored]))[0])
-    return np.stack(out) if out else np.zeros((0, 0, 0, 3), dtype=np.uint8)
+        tiles = part.group(ref).array("pixels").read(local if part.rows is None else part.rows[local])
+        out.update(zip(mine.tolist(), tiles, strict=True))
+    return np.stack([out[i] for i in range(len(rows))]) if out else np.zeros((0, 0, 0, 3), dtype=np.uint8)
