@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostore.errors import ConflictError, DataError, SpecMismatchError
+from histostore.errors import ConflictError, SpecMismatchError
 from histostore.progress import Progress, Silent, Stopwatch
-from histostore.protocols import TileStatus
 from histostore.specs import EmbeddingSpec
-from histostore.stages.pixels import SlideTiles, StoredTiles, ahead, plan_of, status_counts
+from histostore.stages.embed_rows import Pass, checked_rows, embed_rows
+from histostore.stages.pixels import SlideTiles, StoredTiles, plan_of, status_counts
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import open_source
 from histostore.store.arrays import ArraySpec
@@ -21,12 +21,10 @@ from histostore.tables import Report
 from histostore.tiles.stain import StainFit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping, Sequence
 
     from histostore.protocols import Backbone
-    from histostore.stages.pixels import Block, PixelJob, TileSource
+    from histostore.stages.pixels import PixelJob, TileSource
     from histostore.store.groups import GroupWriter
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
@@ -258,55 +256,18 @@ class EmbedRun:
 
     def _write_shard(self, shard: int, layout: ArraySpec, sinks: list[_Sink]) -> None:
         start, stop = layout.shard_range(shard)
-        outs = [np.empty((stop - start, s.backbone.spec.dim), dtype=np.float32) for s in sinks]
-        statuses: list[NDArray[np.uint8]] = []
-        buffers = [_Cut(self._batch_of(s.backbone)) for s in sinks]
-        for pixels, status in ahead(self._blocks(start, stop)):
-            statuses.append(status)
-            for sink, out, cut in zip(sinks, outs, buffers, strict=True):
-                for at, part in cut.feed(pixels):
-                    self._forward(sink.backbone, part, out, at, cut.size)
-        for sink, out, cut in zip(sinks, outs, buffers, strict=True):
-            for at, part in cut.rest():
-                self._forward(sink.backbone, part, out, at, cut.size)
-        status = np.concatenate(statuses)
-        for sink, out in zip(sinks, outs, strict=True):
-            values = self._checked(sink.backbone, out, status, start)
+        passes = [Pass(s.backbone, self._batch_of(s.backbone)) for s in sinks]
+        rows, status = embed_rows(
+            self.source, start, stop, passes, read_batch=self.read_batch, watch=self.watch, on_rows=self._advance
+        )
+        for sink, out in zip(sinks, rows, strict=True):
+            values = checked_rows(sink.backbone.spec, out, status, self.spec.dtype, slide=self.slide, start=start)
             with self.watch.timed("write"):
                 sink.writer.write_rows("embedding", shard, values, note={"status": status.tolist()})
             sink.pending.discard(shard)
 
-    def _blocks(self, start: int, stop: int) -> Iterator[Block]:
-        for a in range(start, stop, self.read_batch):
-            with self.watch.timed("read and decode"):
-                block = self.source.read(a, min(stop, a + self.read_batch))
-            yield block
-
-    def _forward(
-        self, backbone: Backbone, part: NDArray[np.uint8], out: NDArray[np.float32], at: int, size: int
-    ) -> None:
-        n = len(part)
-        if n < size:
-            part = np.concatenate([part, np.zeros((size - n, *part.shape[1:]), np.uint8)])
-        with self.watch.timed("forward"):
-            out[at : at + n] = backbone.embed(part)[:n]
+    def _advance(self, n: int) -> None:
         self.progress.advance(n, self.watch.seconds)
-
-    def _checked(
-        self, backbone: Backbone, out: NDArray[np.float32], status: NDArray[np.uint8], start: int
-    ) -> NDArray[Any]:
-        with np.errstate(over="ignore"):  # a value beyond float16 becomes inf, and is refused below
-            values = out.astype(self.spec.dtype)
-        unreadable = status == TileStatus.UNREADABLE
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1) & ~unreadable)
-        if len(bad):
-            rows = ", ".join(str(start + r) for r in bad[:5])
-            raise DataError(
-                f"backbone '{backbone.spec.name}' gave values that are not finite as {self.spec.dtype} for "
-                f"{len(bad)} readable tiles of slide '{self.slide}' (rows {rows}); use --dtype float32"
-            )
-        values[unreadable] = np.nan
-        return values
 
     def _seal(self, sink: _Sink, layout: ArraySpec) -> tuple[Ref, bool, Report]:
         writer = sink.writer
@@ -327,30 +288,3 @@ class EmbedRun:
         assert sealed is not None
         counts = dict(self.store.group(sealed).attrs["status"])
         return sealed, writer.resumed, Report(counts)
-
-
-@dataclass(slots=True)
-class _Cut:
-    """Cuts blocks of any size into batches of one size, counted from the start of the shard."""
-
-    size: int
-    at: int = 0
-    held: list[NDArray[np.uint8]] = field(default_factory=list)
-
-    def feed(self, block: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Take a block; yield (first row, batch) for every batch that is full."""
-        self.held.append(block)
-        if sum(map(len, self.held)) < self.size:
-            return
-        joined = np.concatenate(self.held) if len(self.held) > 1 else self.held[0]
-        whole = len(joined) // self.size * self.size
-        for first in range(0, whole, self.size):
-            yield self.at, joined[first : first + self.size]
-            self.at += self.size
-        self.held = [joined[whole:]] if whole < len(joined) else []
-
-    def rest(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield what is left, fewer than a batch."""
-        if self.held:
-            yield self.at, np.concatenate(self.held)
-            self.held = []
