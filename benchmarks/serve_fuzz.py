@@ -47,7 +47,7 @@ CHECKS = [
     negative_data_rejection,
 ]
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-NAMES = ("backbone", "tiles", "where", "slides", "exclude_same", "columns")
+NAMES = ("backbone", "tiles", "where", "slides", "exclude_same", "columns", "at_most_per", "expressing", "index")
 """What a search names that made-up text is never the name of."""
 SEARCH, MAX_ROUNDS = "search", 20
 

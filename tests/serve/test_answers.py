@@ -123,3 +123,49 @@ def test_a_search_by_image_finds_the_tile_it_is(api: Client, store: hs.Store, mo
 def test_more_hits_than_tiles_gives_all_tiles(api: Client, store: hs.Store, spots: list[str]) -> None:
     said = api.search(query={"slide": "A1", "spot": spots[0]}, k=1000).json()
     assert len(said["hits"]) == len(store.view(backbone="testing")) - 1
+
+
+def test_a_region_is_one_query_of_all_its_tiles(api: Client, store: hs.Store) -> None:
+    view = store.view(backbone="testing", slides=["A1"])
+    box = [0.0, 0.0, float(np.median(view.column("x"))), float(np.median(view.column("y")))]
+    corners = [[0, 0], [box[2], 0], [box[2], box[3]], [0, box[3]]]
+    true = hs.tl.search(store, slide="A1", region=tuple(box), k=6, exclude_same="slide").table
+    for query in ({"slide": "A1", "box": box}, {"slide": "A1", "polygon": corners}):
+        said = api.search(query=query, k=6, exclude_same="slide").json()
+        assert [h["id"] for h in said["hits"]] == true.index.tolist()
+        assert said["query"].endswith("tiles of A1")
+
+
+def test_several_queries_are_answered_one_after_the_other(api: Client, store: hs.Store, spots: list[str]) -> None:
+    true = hs.tl.search(store, slide="A1", spot=spots[:3], k=4).table
+    said = api.search(query={"slide": "A1", "spots": spots[:3]}, k=4).json()["hits"]
+    assert [(h["query"], h["id"]) for h in said] == list(zip(true["query"], true.index, strict=True))
+    vectors = store.view(backbone="testing").numpy(rows=[1, 2]).astype(np.float32)
+    both = api.search(query={"vectors": vectors.tolist()}, k=2).json()["hits"]
+    assert [h["rank"] for h in both] == [1, 2, 1, 2]
+    assert both[0]["query"] != both[2]["query"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exclude_radius_um": 400.0},
+        {"at_most_per": "slide", "at_most": 2},
+        {"diversity": 0.7},
+        {"max_distance": 0.02},
+        {"expressing": ["GENE001"], "expression_weight": 0.9},
+        {"exact": True, "metric": "l2"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_the_library_can_be_asked_the_server_can(
+    api: Client, store: hs.Store, spots: list[str], options: dict[str, object]
+) -> None:
+    same = {name: value for name, value in options.items() if name != "exact"}
+    if "expressing" in same:
+        same["expressing"] = options["expressing"] = [sorted(store.view().parts[0].genes)[0]]
+    true = hs.tl.search(store, slide="A1", spot=spots[0], k=8, index=False, **same).table
+    said = api.search(query={"slide": "A1", "spot": spots[0]}, k=8, **options).json()
+    assert [h["id"] for h in said["hits"]] == true.index.tolist()
+    assert np.allclose([h["distance"] for h in said["hits"]], true["distance"])
+    assert said["metric"] == options.get("metric", "cosine")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METRICS", "ExactIndex", "Metric", "search_blocks"]
 
-FIRST_ROWS = 256
+FIRST_ROWS = 128
 """The first block is small: it sets the bar that later ones are held against."""
 
 SCORES = 1 << 23

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from histostore.errors import CorruptionError, HistostoreError, UsageError, near
 from histostore.serve import catalog, pictures, queries
 from histostore.serve.checks import checked, from_text, parse_json
-from histostore.serve.guard import Guard, too_large
+from histostore.serve.guard import Guard, pass_over, too_large
 from histostore.serve.lanes import Lane
 from histostore.serve.openapi import document
 from histostore.serve.operations import operations
@@ -116,6 +116,7 @@ class _Service:
                 async for part in request.stream():
                     size += len(part)
                     if size > self._limits.max_body_bytes:
+                        await pass_over(request.receive, self._limits.max_body_bytes)
                         raise too_large(self._limits.max_body_bytes)
                     parts.append(part)
         except TimeoutError:

@@ -77,6 +77,8 @@ def checked(schema: Schema, value: Any, name: str) -> Any:
             return _string(schema, value, name)
         case "integer" | "number":
             return _number(schema, value, name)
+        case "boolean":
+            return value if isinstance(value, bool) else _refuse(name, value, "true or false")
     raise NotImplementedError(f"schema of {name}: {schema}")
 
 
@@ -118,8 +120,8 @@ def _object(schema: Schema, value: Any, name: str) -> dict[str, Any]:
 
 
 def _alternative(options: list[Schema], value: dict[str, Any], name: str) -> Schema:
-    """Return the alternative that the fields given belong to; no two share a field."""
-    fit = [o for o in options if o["properties"].keys() & value.keys()]
+    """Return the one alternative whose needed fields are all given."""
+    fit = [o for o in options if all(field in value for field in o["required"])]
     if len(fit) != 1:
         ways = " or ".join(" with ".join(o["required"]) for o in options)
         raise UsageError(f"{name}: give one of {ways}")

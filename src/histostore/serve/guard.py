@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import json
 import secrets
@@ -63,8 +65,10 @@ class Guard:
         problem = self._problem(scope)
         if problem is None:
             await self._app(scope, receive, send_more)
-        else:
-            await _refuse(problem, send_more)
+            return
+        if problem.status == 413:
+            await pass_over(receive, self._max_body_bytes)
+        await _refuse(problem, send_more)
 
     def _problem(self, scope: Scope) -> Problem | None:
         found: dict[bytes, list[bytes]] = {}
@@ -103,6 +107,20 @@ class Guard:
 def too_large(most: int) -> Problem:
     """Return the answer to a body that is too large."""
     return Problem(413, "too_large", f"the body is larger than {most} bytes", (("Connection", "close"),))
+
+
+async def pass_over(receive: Receive, most: int) -> None:
+    """Read the rest of a body that is refused, up to `most` bytes and for a second.
+
+    A client that still sends when the connection is closed may never see the answer.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def host_name(host: str) -> str:

@@ -15,6 +15,10 @@ class Limits:
     max_dim: int = 16_384
     """Numbers in a query vector."""
     max_columns: int = 32
+    max_queries: int = 64
+    """Tiles or vectors in one request that are answered each by itself."""
+    max_corners: int = 10_000
+    """Corners of a polygon."""
     max_slides: int = 1000
     """Slides named in one query, or listed in one answer."""
     max_image_bytes: int = 4 << 20

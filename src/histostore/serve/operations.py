@@ -68,28 +68,64 @@ def search_body(limits: Limits) -> Schema:
     """Return what a search may ask for."""
     number = {"type": "number", "minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER}
     image = _text(limits.max_image_bytes * 4 // 3 + 4, "a PNG or JPEG tile in base64", contentEncoding="base64")
+    spots = {"type": "array", "items": SPOT, "minItems": 1, "maxItems": limits.max_queries}
+    vector = {"type": "array", "items": number, "minItems": 1, "maxItems": limits.max_dim}
+    corner = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
     query: Schema = {
         "type": "object",
-        "description": "a tile of the store, or an embedding, or an image at the tiles' resolution",
+        "description": "tiles of the store, or embeddings, or an image at the tiles' resolution",
         "oneOf": [
             _object(("slide", "spot"), slide=SLIDE, spot=SPOT),
-            _object(("vector",), vector={"type": "array", "items": number, "minItems": 1, "maxItems": limits.max_dim}),
+            _object(("slide", "spots"), slide=SLIDE, spots={**spots, "description": "each answered by itself"}),
+            _object(
+                ("slide", "box"), slide=SLIDE,
+                box={
+                    "type": "array", "items": number, "minItems": 4, "maxItems": 4,
+                    "description": "x0, y0, x1, y1 in level-0 pixels: all tiles with their centre in it, together",
+                },
+            ),
+            _object(
+                ("slide", "polygon"), slide=SLIDE,
+                polygon={
+                    "type": "array", "items": corner, "minItems": 3, "maxItems": limits.max_corners,
+                    "description": "its corners (x, y) in level-0 pixels; as `box`",
+                },
+            ),
+            _object(("vector",), vector=vector),
+            _object(
+                ("vectors",),
+                vectors={"type": "array", "items": vector, "minItems": 1, "maxItems": limits.max_queries},
+            ),
             _object(("image",), image=image),
         ],
-    }
-    column = _text(200, "an obs column")
+    }  # fmt: skip
+    column = _text(200, "an obs column, or a gene")
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    far = {"type": "number", "minimum": 0, "maximum": LARGEST_NUMBER}
     return _object(
         ("query",),
         query=query,
         backbone=_text(NAME_CHARS, "which embeddings; may be left out where there is one"),
         tiles=_text(SLIDE_CHARS, "which tile set; may be left out where there is one"),
-        k=_whole(1, limits.max_k, 10, "hits wanted; fewer come where there are fewer tiles"),
-        metric={"type": "string", "enum": list(METRICS), "default": "cosine"},
-        where=_text(MAX_CHARS, "only tiles that pass this filter, like \"patient != 'C' and n_counts >= 500\""),
+        k=_whole(1, limits.max_k, 10, "hits wanted for each query; fewer come where there are fewer tiles"),
+        metric={"type": "string", "enum": list(METRICS), "description": "default: that of the index, else cosine"},
+        where=_text(MAX_CHARS, "only tiles that pass this filter, like \"patient != 'C' and EPCAM > 2\""),
         slides={"type": "array", "items": SLIDE, "minItems": 1, "maxItems": limits.max_slides},
         exclude_same=_text(200, "leave out tiles with the query's value in this column, like slide or patient"),
+        exclude_radius_um={**far, "description": "leave out tiles of the query's slide this near to its own"},
+        at_most_per=_text(200, "a column of which at most `at_most` hits may share a value"),
+        at_most=_whole(1, limits.max_k, 1, "see at_most_per"),
+        diversity={**share, "default": 0, "description": "towards 1 hits differ more from each other"},
+        max_distance={**number, "description": "only hits at most that far"},
+        expressing={
+            "type": "array", "items": _text(200, "a gene"), "minItems": 1, "maxItems": limits.max_columns,
+            "description": "rank the nearest tiles by the counts of these genes too",
+        },
+        expression_weight={**share, "default": 0.5, "description": "share of the expression in that rank"},
+        index=_text(NAME_CHARS, "an index by name; default: the one there is"),
+        exact={"type": "boolean", "default": False, "description": "use no index"},
         columns={"type": "array", "items": column, "maxItems": limits.max_columns, "default": []},
-    )
+    )  # fmt: skip
 
 
 def operations(limits: Limits) -> tuple[Operation, ...]:
@@ -170,6 +206,7 @@ ANSWERS: Mapping[str, Schema] = {
         notes={**_list(_S), "description": "what to know of the answer, like an index that is behind"},
         hits=_list(
             _all(
+                query={**_S, "description": "which of several queries it answers"},
                 rank=_I,
                 id={**_S, "description": "<slide>:<spot>"},
                 slide=_S,

@@ -12,7 +12,7 @@ import numpy as np
 from histostore import tl
 from histostore.backbones.names import STORE
 from histostore.backbones.tuned import BACKBONES, KIND, load_for
-from histostore.errors import DataError, HistostoreError
+from histostore.errors import DataError, HistostoreError, UsageError
 from histostore.serve.pictures import uploaded
 from histostore.stages.search import only_backbone
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 OWN = ("rank", "distance", "slide", "barcode", "x_um", "y_um", "tile_id")
 """Columns that every hit has a field of."""
+PASSED_ON = (
+    "backbone", "tiles", "k", "metric", "where", "slides", "exclude_same", "exclude_radius_um", "at_most_per",
+    "at_most", "diversity", "max_distance", "expressing", "expression_weight", "index",
+)  # fmt: skip
+"""Fields of the body that mean what they mean to `histostore.tl.search`."""
 LOADED = 2
 """Backbones that stay in memory."""
 
@@ -87,30 +92,48 @@ def search(store: Snapshot, asked: dict[str, Any], *, embedders: Embedders, limi
         As `histostore.tl.search`.
     """
     query, columns = asked["query"], tuple(dict.fromkeys(asked["columns"]))
-    given: dict[str, Any] = {name: asked.get(name) for name in ("backbone", "tiles", "where", "slides", "exclude_same")}
-    if "vector" in query:
-        given["vector"] = np.asarray(query["vector"], dtype=np.float32)
-    elif "image" in query:
+    given: dict[str, Any] = {name: asked.get(name) for name in PASSED_ON}
+    if asked["exact"]:
+        if "index" in asked:
+            raise UsageError("exact uses no index: give one of exact and index")
+        given["index"] = False
+    if "image" in query:
         given["image"] = uploaded(query["image"], limits)
         given["backbone"] = given["backbone"] or only_backbone(store, given["tiles"])
         given["embed_with"] = embedders.of(store, given["backbone"])
     else:
-        given |= query
-    hits = tl.search(store, k=asked["k"], metric=asked["metric"], columns=tuple({*columns, "tile_id"}), **given)
+        given |= _asked_for(query)
+    hits = tl.search(store, columns=tuple({*columns, "tile_id"}), **given)
     rows = hits.table.reset_index(names="id").to_dict("records")
     return {
         "query": hits.query,
         "backbone": hits.view.backbones[0] if hits.view.backbones else None,
-        "metric": asked["metric"],
-        "hits": [_hit(row, columns) for row in rows],
+        "metric": hits.metric,
+        "hits": [_hit(row, hits.query, columns) for row in rows],
         "notes": list(hits.notes),
     }
 
 
-def _hit(row: dict[Any, Any], columns: tuple[str, ...]) -> dict[str, Any]:
+def _asked_for(query: dict[str, Any]) -> dict[str, Any]:
+    """Return a query as `histostore.tl.search` takes it."""
+    found: dict[str, Any] = {"slide": query["slide"]} if "slide" in query else {}
+    if vectors := query.get("vectors", query.get("vector")):
+        if "vectors" in query and len({len(v) for v in vectors}) > 1:
+            raise UsageError("query.vectors differ in length: give embeddings of one backbone")
+        found["vector"] = np.asarray(vectors, dtype=np.float32)
+    elif "box" in query:
+        found["region"] = tuple(query["box"])
+    elif "polygon" in query:
+        found["region"] = query["polygon"]
+    else:
+        found["spot"] = query.get("spots", query.get("spot"))
+    return found
+
+
+def _hit(row: dict[Any, Any], query: str, columns: tuple[str, ...]) -> dict[str, Any]:
     fields = {"id": row["id"], **{name: row[name] for name in OWN}}
     fields["spot"] = fields.pop("barcode")
-    found = {name: _plain(value) for name, value in fields.items()}
+    found = {"query": row.get("query", query), **{name: _plain(value) for name, value in fields.items()}}
     found["columns"] = {name: _plain(row[name]) for name in columns}
     return found
 

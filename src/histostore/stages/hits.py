@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from histostore.index.spec import Metric
     from histostore.stages.queries import Query
     from histostore.view import View
 
@@ -31,19 +32,26 @@ class Hits:
     """Rows of `view`, in the order of the table."""
     view: View
     query: str
+    metric: Metric = "cosine"
     single: tuple[View, int] | None = None
     """The query's own view and row, for a query by one spot."""
     notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, tables: Sequence[pd.DataFrame], rows: NDArray[np.int64], view: View, query: Query, notes: tuple[str, ...]
+        cls,
+        tables: Sequence[pd.DataFrame],
+        rows: NDArray[np.int64],
+        view: View,
+        query: Query,
+        metric: Metric,
+        notes: tuple[str, ...],
     ) -> Hits:
         """Put the answers to one or more queries together."""
         one = query.single is not None and len(query.labels) == 1 and not query.together
         single = (query.single[0], int(query.single[1][0])) if one and query.single is not None else None
         table = tables[0] if len(tables) == 1 else pd.concat(tables)
-        return cls(table, rows, view, query.label, single, notes)
+        return cls(table, rows, view, query.label, metric, single, notes)
 
     def query_tile(self) -> NDArray[np.uint8]:
         """Return the query's pixels ``(px, px, 3)``, for a query by one spot."""

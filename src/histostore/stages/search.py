@@ -158,7 +158,7 @@ def search(
         label = query.labels[number] if len(masks) > 1 else None
         tables.append(hit_table(everything, found, distance, columns, label))
         rows.append(found)
-    return Hits.of(tables, np.concatenate(rows), everything, query, finder.notes)
+    return Hits.of(tables, np.concatenate(rows), everything, query, finder.metric, finder.notes)
 
 
 def only_backbone(store: Store, tiles: str | None = None) -> str:
