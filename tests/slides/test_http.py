@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +11,7 @@ from histostore.errors import SlideError
 from histostore.slides import open_slide
 from histostore.slides.http import HttpRanges, coalesce
 from histostore.slides.ranges import BLOCK_BYTES, BlockedRanges, FileRanges, RangeFile
+from histostore.testing.http import RangeServer, serving
 from histostore.testing.slides import synthetic_histology, write_pyramid_tiff
 
 if TYPE_CHECKING:
@@ -23,77 +21,14 @@ if TYPE_CHECKING:
 IMAGE = synthetic_histology(900, 700, seed=8)[0]
 
 
-class Server(ThreadingHTTPServer):
-    """A folder, and what was asked of it."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder = folder
-        self.asked: list[tuple[int, int]] = []
-        self.failures = 0
-        """Answers to spoil before the next sound one."""
-        self.how = 503
-        self.tag = '"one"'
-        self.knows_ranges = True
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        name = self.path.split("?")[0].lstrip("/")
-        if name.startswith("moved/"):
-            return self.answer(302, b"", {"Location": f"/{name.removeprefix('moved/')}?signed=1"})
-        path = self.server.folder / name
-        if not path.is_file():
-            return self.answer(404, b"no such thing", {})
-        data = path.read_bytes()
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if not self.server.knows_ranges or match is None:
-            return self.answer(200, data, {})
-        start, last = int(match[1]), min(int(match[2]), len(data) - 1)
-        self.server.asked.append((start, last + 1))
-        if start >= len(data):
-            return self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-        if self.server.failures > 0:
-            self.server.failures -= 1
-            if self.server.how == 0:
-                self.close_connection = True
-                return None
-            return self.answer(self.server.how, b"busy", {})
-        headers = {"Content-Range": f"bytes {start}-{last}/{len(data)}", "ETag": self.server.tag}
-        return self.answer(206, data[start : last + 1], headers)
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+def server(tmp_path: Path) -> Iterator[RangeServer]:
+    with serving(tmp_path) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("vendor", ["generic", "aperio"])
-def test_a_slide_behind_http_is_the_slide(tmp_path: Path, server: Server, vendor: str) -> None:
+def test_a_slide_behind_http_is_the_slide(tmp_path: Path, server: RangeServer, vendor: str) -> None:
     path = write_pyramid_tiff(tmp_path / "a.svs", IMAGE, mpp=0.5, tile=64, levels=(1, 4), vendor=vendor)  # type: ignore[arg-type]
     xy0 = np.stack(np.meshgrid(np.arange(-20, 860, 60), np.arange(0, 660, 60)), axis=-1).reshape(-1, 2)
     with open_slide(path) as here, open_slide(server.url("a.svs"), workers=2) as there:
@@ -112,7 +47,7 @@ def test_a_slide_behind_http_is_the_slide(tmp_path: Path, server: Server, vendor
         assert np.array_equal(here.thumbnail(200), there.thumbnail(200))
 
 
-def test_opening_fetches_tables_not_pixels(tmp_path: Path, server: Server) -> None:
+def test_opening_fetches_tables_not_pixels(tmp_path: Path, server: RangeServer) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
     path = write_pyramid_tiff(tmp_path / "a.tif", noise, tile=256, levels=(1, 4), quality=95)
     with open_slide(server.url("a.tif")):
@@ -121,7 +56,7 @@ def test_opening_fetches_tables_not_pixels(tmp_path: Path, server: Server) -> No
 
 
 @pytest.mark.parametrize("how", [503, 429, 0], ids=["busy", "too_many", "hangs_up"])
-def test_what_fails_in_passing_is_tried_again(tmp_path: Path, server: Server, how: int) -> None:
+def test_what_fails_in_passing_is_tried_again(tmp_path: Path, server: RangeServer, how: int) -> None:
     (tmp_path / "a").write_bytes(bytes(range(256)) * 100)
     ranges = HttpRanges(server.url("a"))
     server.failures, server.how = 2, how
@@ -133,7 +68,7 @@ def test_what_fails_in_passing_is_tried_again(tmp_path: Path, server: Server, ho
     ranges.close()
 
 
-def test_an_outage_is_an_error_and_no_unreadable_tile(tmp_path: Path, server: Server) -> None:
+def test_an_outage_is_an_error_and_no_unreadable_tile(tmp_path: Path, server: RangeServer) -> None:
     write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
     with open_slide(server.url("a.tif"), workers=2) as slide:
         server.failures = 1000
@@ -141,7 +76,7 @@ def test_an_outage_is_an_error_and_no_unreadable_tile(tmp_path: Path, server: Se
             slide.read(np.array([[0, 0], [300, 300]]), px=64)
 
 
-def test_a_file_that_changes_is_an_error(tmp_path: Path, server: Server) -> None:
+def test_a_file_that_changes_is_an_error(tmp_path: Path, server: RangeServer) -> None:
     write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
     with open_slide(server.url("a.tif")) as slide:
         server.tag = '"two"'
@@ -149,13 +84,13 @@ def test_a_file_that_changes_is_an_error(tmp_path: Path, server: Server) -> None
             slide.read(np.array([[0, 0]]), px=64)
 
 
-def test_redirects_are_followed(tmp_path: Path, server: Server) -> None:
+def test_redirects_are_followed(tmp_path: Path, server: RangeServer) -> None:
     write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
     with open_slide(server.url("moved/a.tif")) as slide:
         assert slide.size_px == (900, 700)
 
 
-def test_what_cannot_be_read_by_range_is_one_clear_line(tmp_path: Path, server: Server) -> None:
+def test_what_cannot_be_read_by_range_is_one_clear_line(tmp_path: Path, server: RangeServer) -> None:
     write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
     (tmp_path / "empty.svs").write_bytes(b"")

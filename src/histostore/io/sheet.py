@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FILE_COLUMNS = ("image", "st_counts", "st_spots", "visium", "anndata", "points", "obs", "geojson")
 NUMBER_COLUMNS = ("mpp", "mag")
+_ADDRESS = re.compile(r"(https?|s3|gs|az)://", re.IGNORECASE)
 COLUMNS = ("slide", *FILE_COLUMNS, *NUMBER_COLUMNS)
 
 
@@ -25,7 +27,8 @@ class Sample:
     """One slide of a cohort: its image, what belongs to it, and its metadata as text."""
 
     slide: str
-    image: Path
+    image: Path | str
+    """A file, or the address of an SVS or TIFF (http, https, s3, gs, az) that is read in place."""
     image_folder: bool = False
     """`image` is a folder of images in class-named subfolders."""
     mpp: float | None = None
@@ -117,12 +120,14 @@ def _sample(values: Mapping[str, str], folder: Path, where: str) -> Sample:
     return Sample(slide=slide, meta=meta, **fields)
 
 
-def _file(text: str, name: str, folder: Path, where: str) -> Path | None:
+def _file(text: str, name: str, folder: Path, where: str) -> Path | str | None:
     if not text:
         return None
     if "\x00" in text:
         msg = f"{where} column '{name}': a path cannot hold NUL"
         raise DataError(msg)
+    if name == "image" and _ADDRESS.match(text):
+        return text
     path = folder / text
     if not path.exists():
         msg = f"{where} column '{name}': {path} does not exist (paths are relative to the sheet)"

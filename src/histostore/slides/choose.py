@@ -12,13 +12,11 @@ from histostore.errors import SlideError
 from histostore.slides.check import check_tiff, kind_of
 from histostore.slides.flat import FlatSlide
 from histostore.slides.folder import FolderSlide
-from histostore.slides.http import HttpRanges, is_url
-from histostore.slides.objects import ObjectRanges
 from histostore.slides.ranges import BlockedRanges, RangeFile
+from histostore.slides.remote import is_remote, open_remote
 from histostore.slides.tiff import OPEN_ERRORS, TiffSlide
 from histostore.slides.tiff_header import BITS, COMPRESSION, PHOTOMETRIC, PLANAR, SAMPLES, is_tiff
 from histostore.slides.wsi import OpenSlideSlide, vendor_of
-from histostore.store.object_address import is_object_address
 
 if TYPE_CHECKING:
     from histostore.protocols import Slide
@@ -40,8 +38,8 @@ NOT_BY_RANGES = ("ndpi", "scn", "bif", "philips")
 
 def open_checked(path: str | Path, *, max_pixels: int | None = None, workers: int = 1) -> Slide:
     """Open a slide; see `histostore.slides.open_slide`."""
-    if is_url(path) or is_object_address(path):
-        ranges: Ranges = HttpRanges(str(path)) if is_url(path) else ObjectRanges(str(path))
+    if is_remote(path):
+        ranges = open_remote(str(path))
         try:
             return open_ranges(str(path), ranges, max_pixels=max_pixels, workers=workers)
         except BaseException:

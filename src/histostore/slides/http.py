@@ -65,11 +65,17 @@ class HttpRanges:
         self._idle: queue.SimpleQueue[http.client.HTTPConnection] = queue.SimpleQueue()
         self._version: str | None = None
         self.size = 0
+        """Bytes of the file, from the first answer on."""
         try:
             self._get(0, 1)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def version(self) -> str:
+        """What the server calls this state of the file (ETag, else Last-Modified); ``""`` where it says neither."""
+        return self._version or ""
 
     def read_ranges(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return one piece per range, coalesced on the way; see `histostore.slides.ranges.Ranges`."""

@@ -35,12 +35,12 @@ class ObjectRanges:
         self.uri = str(address)
         self._files = open_objects(str(Address(address.scheme, address.bucket, folder)))
         try:
-            size = self._files.size(self._key) if self._key else None
+            found = self._files.state(self._key) if self._key else None
         except StorageError as error:
             raise SlideError(str(error)) from error
-        if size is None:
+        if found is None:
             raise SlideError(f"{self.uri}: no such object")
-        self.size = size
+        self.size, self.version = found
 
     def read_ranges(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return one piece per range; see `histostore.slides.ranges.Ranges`."""

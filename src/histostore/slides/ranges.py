@@ -23,6 +23,11 @@ class Ranges(Protocol):
     size: int
     """All of it, in bytes."""
 
+    @property
+    def version(self) -> str:
+        """A name of this state of the bytes where their keeper gives one, else ``""``."""
+        ...
+
     def read_ranges(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return one piece per range, in the order asked; pieces past the end are short.
 
@@ -42,6 +47,7 @@ class FileRanges:
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
         self.size = os.fstat(self._file.fileno()).st_size
+        self.version = ""
 
     def read_ranges(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return one piece per range; see `Ranges`."""
@@ -57,7 +63,7 @@ class BlockedRanges:
     """Small reads served from blocks of 64 KiB that are kept: for a file's tables, which lie close together."""
 
     def __init__(self, ranges: Ranges) -> None:
-        self.size = ranges.size
+        self.size, self.version = ranges.size, ranges.version
         self._ranges = ranges
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()

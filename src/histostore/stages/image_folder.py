@@ -22,7 +22,7 @@ ELSEWHERE = ("st_counts", "st_spots", "visium", "anndata", "points", "geojson")
 """What gives places on a slide; images of a folder have their own."""
 
 
-def check_folder(sample: Sample, path: Path) -> None:
+def check_folder(sample: Sample, path: Path | str) -> None:
     """Refuse a folder given as a slide: it is taken for a folder of images only where that is said.
 
     Raises
@@ -32,6 +32,10 @@ def check_folder(sample: Sample, path: Path) -> None:
     UsageError
         No folder that was called one, or one with an assay.
     """
+    if isinstance(path, str):
+        if sample.image_folder:
+            raise UsageError(f"{path}: a folder of images must lie on this machine; download it")
+        return
     if path.is_dir() and not sample.image_folder:
         raise SlideError(f"{path}: a folder, not a slide file; images in class-named folders come by --image-folder")
     if not sample.image_folder:

@@ -23,6 +23,7 @@ from histostore.io.st import read_st
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.slides import open_slide
 from histostore.slides.folder import FolderSlide
+from histostore.slides.remote import checked_address, is_remote, remote_digest, remote_state
 from histostore.slides.source import source_bytes, source_digest
 from histostore.specs import MaskSpec, SpecBase
 from histostore.stages.image_folder import check_folder, points_of_images
@@ -97,7 +98,8 @@ def ingest(
     spec, watch = spec or IngestSpec(), Stopwatch()
     (progress or Silent()).say(f"ingest {sample.slide}")
     _check_names(sample)
-    path = Path(sample.image).absolute()
+    away = is_remote(sample.image)
+    path = checked_address(str(sample.image)) if away else Path(sample.image).absolute()
     check_folder(sample, path)
     with watch.timed("read"), open_slide(path) as image:
         assay = _read_assay(sample, spec, image)
@@ -120,7 +122,10 @@ def ingest(
         thumbnail = image.thumbnail(THUMBNAIL_PX)
         about = _about(path, image)
     with watch.timed("digest"):
-        about["sha256"] = source_digest(path)
+        if away:  # checked by this version from now on, and byte for byte only where it differs
+            about["sha256"], about["version"] = remote_digest(str(path))
+        else:
+            about["sha256"] = source_digest(path)
     _refuse_conflicts(store, sample.slide, about, mpp, assay)
     with watch.timed("write"):
         refs = [_write_source(store, sample.slide, about, thumbnail)]
@@ -292,12 +297,12 @@ def _mpp_of(sample: Sample, image: Slide, assay: _Assay, spec: IngestSpec) -> tu
         raise
 
 
-def _about(path: Path, image: Slide) -> dict[str, Any]:
+def _about(path: Path | str, image: Slide) -> dict[str, Any]:
     keep = {k: v for k, v in image.properties.items() if len(str(v)) <= 200}
     return {
         "uri": str(path),
-        "filename": path.name,
-        "bytes": source_bytes(path),
+        "filename": str(path).partition("?")[0].rstrip("/").rpartition("/")[2],
+        "bytes": source_bytes(path) if isinstance(path, Path) else remote_state(path)[0],
         "reader": image.reader,
         "width": image.size_px[0],
         "height": image.size_px[1],

@@ -166,6 +166,12 @@ class ObjectFiles:
         about = self._head(key)
         return None if about is None else about["size"]
 
+    def state(self, key: str) -> tuple[int, str] | None:
+        """Return an object's size and its ETag (``""`` where the service has none), None where there is no object."""
+        check_key(key, self.uri)
+        about = self._head(key)
+        return None if about is None else (about["size"], about["e_tag"] or "")
+
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below a prefix, sorted."""
         check_key(prefix, self.uri)
