@@ -1,24 +1,94 @@
-"""Run every benchmark, one process each; exit 1 when one of them misses a gate."""
+"""Run every benchmark, one process each, and write what they print to RESULTS.md; exit 1 when one misses a gate.
+
+python -m benchmarks                   # all of them, the long ones at a smaller size
+python -m benchmarks rows tiles        # some
+python -m benchmarks --result FILE
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import platform
 import subprocess
 import sys
+import time
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-SHORTER = {"out_of_core": ("--rows", "50000"), "serve_load": ("--seconds", "20"), "cohort": ("--slides", "200")}
+HERE = Path(__file__).parent
+SHORTER = {
+    "catalog": ("--slides", "1000"),
+    "cohort": ("--slides", "200"),
+    "growth": ("--most", "10000", "--rounds", "1"),
+    "out_of_core": ("--rows", "50000"),
+    "serve_load": ("--seconds", "20"),
+}
 """Options for the ones that take longest; by itself each runs at its full size."""
+
+PACKAGES = (
+    "histostore", "numpy", "torch", "zarr", "anndata", "scanpy", "faiss-cpu", "scikit-learn", "imagecodecs",
+    "openslide-python", "openvino", "distributed", "obstore",
+)  # fmt: skip
+
+
+def machine() -> list[str]:
+    """Return what the figures were measured on, as lines of Markdown."""
+    info = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} missing")
+    return [
+        f"- {date.today().isoformat()}, {models[0] if models else platform.processor()}, {os.cpu_count()} cores, "
+        f"{memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}",
+        f"- {', '.join(found)}",
+    ]
+
+
+def run(name: str) -> tuple[str, int, float]:
+    """Run one benchmark, showing what it prints; return that, its exit code and its seconds."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *SHORTER.get(name, ())]
+    begun, lines = time.monotonic(), []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    return "".join(lines), process.returncode, time.monotonic() - begun
 
 
 def main() -> int:
-    """Run the files beside this one in the order of their names."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    known = [path.stem for path in sorted(HERE.glob("[a-z]*.py"))]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(known)}")
+    parser.add_argument("--result", type=Path, default=HERE / "RESULTS.md", metavar="FILE")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.names) - set(known)):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    written = [
+        "# What the benchmarks printed",
+        "",
+        "Written by `make bench`; ratios are medians of interleaved rounds.",
+        "",
+    ]
+    written += machine()
     missed = []
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        print(f"== {path.stem}", flush=True)
-        command = [sys.executable, "-m", f"benchmarks.{path.stem}", *SHORTER.get(path.stem, ())]
-        if subprocess.run(command, check=False).returncode:
-            missed.append(path.stem)
-    print("missed: " + ", ".join(missed) if missed else "all gates reached")
+    for name in args.names or known:
+        print(f"== {name}", flush=True)
+        text, code, seconds = run(name)
+        if code:
+            missed.append(name)
+        shown = " ".join(["python -m", f"benchmarks.{name}", *SHORTER.get(name, ())])
+        verdict = "a gate was missed" if code else "all gates reached"
+        written += ["", f"## {name}", "", f"`{shown}`: {verdict}, {seconds:.0f} s", "", "```text", text.rstrip(), "```"]
+    args.result.write_text("\n".join(written) + "\n")
+    print("missed: " + ", ".join(missed) if missed else "all gates reached", f"({args.result})")
     return 1 if missed else 0
 
 
