@@ -62,7 +62,7 @@ def test_a_writer_killed_at_ten_moments_leaves_nothing_to_see_and_resumes_to_the
     rng, redone = random.Random(3), []
     finished: dict[str, tuple[int, int]] = {}
     for _ in range(10):
-        process = python(_WRITER, store.uri, 0.01)
+        process = python(_WRITER, store.uri, 0.05)  # ten times 0.15 s do not finish 40 shards
         assert process.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0, 0.15))
         process.kill()

@@ -30,6 +30,8 @@ MAX_STRINGS = 1 << 28
 
 
 type Buffer = bytes | bytearray | memoryview
+type Encoded = tuple[Buffer, ...]
+"""One chunk as it is stored, in pieces that follow one another: nothing is copied only to be joined."""
 
 
 def crc32c(data: Buffer | NDArray[np.uint8]) -> int:
@@ -80,7 +82,11 @@ class Pipeline:
         return [n for n, _ in self.steps] == ["bytes", "crc32c"]
 
     def encode(self, chunk: NDArray[Any] | Sequence[str]) -> bytes:
-        """Return the bytes of one chunk.
+        """Return the bytes of one chunk. Errors as of `encode_parts`."""
+        return b"".join(self.encode_parts(chunk))
+
+    def encode_parts(self, chunk: NDArray[Any] | Sequence[str]) -> Encoded:
+        """Return the bytes of one chunk as buffers that follow one another; one may be the chunk's own memory.
 
         Raises
         ------
@@ -88,6 +94,7 @@ class Pipeline:
             A string array was given something that is no text.
         """
         data: Any = b""
+        checksum: tuple[bytes, ...] = ()
         for name, options in self.steps:
             config = dict(options)
             if name == "vlen-utf8":
@@ -97,7 +104,7 @@ class Pipeline:
             elif name == "gzip":
                 data = gzip.compress(data, config.get("level", 5), mtime=0)
             elif name == "crc32c":
-                data = b"".join((data, struct.pack("<I", crc32c(data))))
+                checksum = (struct.pack("<I", crc32c(data)),)
             elif not isinstance(chunk, np.ndarray):
                 raise UsageError(f"codec '{name}' takes numbers, got {type(chunk).__name__}")
             elif name == "bytes":
@@ -105,7 +112,7 @@ class Pipeline:
             elif name == "imagecodecs_jpeg":
                 image = chunk.reshape(chunk.shape[-3:])
                 data = imagecodecs.jpeg_encode(image, level=config["level"], subsampling=config["subsampling"])
-        return bytes(data)
+        return (memoryview(data), *checksum)
 
     def decode(
         self, data: Buffer, *, shape: tuple[int, ...], dtype: np.dtype[Any], where: str, check: bool = True

@@ -9,6 +9,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from histostore.store.codecs import Buffer, Encoded
 
 STRING = "string"
 DTYPES = frozenset(
@@ -200,14 +203,15 @@ def small_array(
     )
 
 
-def encode_shard(spec: ArraySpec, chunks: Sequence[bytes]) -> list[bytes]:
+def encode_shard(spec: ArraySpec, chunks: Sequence[bytes | Encoded]) -> list[Buffer]:
     """Return the parts of a shard's file: its chunks in row order, then the index with its checksum."""
-    sizes = np.array([len(c) for c in chunks], dtype="<u8")
+    pieces = [(c,) if isinstance(c, bytes) else c for c in chunks]
+    sizes = np.array([sum(map(len, p)) for p in pieces], dtype="<u8")
     index = np.full((spec.chunks_per_shard, 2), EMPTY, dtype="<u8")
     index[: len(chunks), 0] = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(chunks) else sizes
     index[: len(chunks), 1] = sizes
     packed = index.tobytes()
-    return [*chunks, packed, struct.pack("<I", crc32c(packed))]
+    return [*chain.from_iterable(pieces), packed, struct.pack("<I", crc32c(packed))]
 
 
 def chunk_rows(spec: ArraySpec, rows: NDArray[Any] | Sequence[str]) -> Iterator[Any]:
