@@ -29,17 +29,24 @@ TILE_PX = 96
 
 
 def committed(store: Any) -> dict[str, Any]:
-    """Return what every committed group is: its digest and the sha256 of its files, by owner and key."""
+    """Return what every committed group is: its digest and the sha256 of its files, by owner and key.
+
+    A snapshot of an index has a name drawn at random: only its FAISS files are compared.
+    """
     found = {}
     for owner in store.owners():
         for key, ref in store.manifest(owner).entries.items():
             header = store.header(ref)
-            found[owner, key] = ref.digest, {name: sha for name, (_, sha) in header["files"].items()}
+            files = {name: sha for name, (_, sha) in header["files"].items()}
+            if owner == "@indexes":
+                files = {end: sha for name, sha in files.items() if (end := Path(name).suffix) == ".faiss"}
+            found[owner, key] = ref.digest if owner != "@indexes" else "", files
     return found
 
 
 def finish(store: str | Path, out: Path, cli: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Fit, predict, search and export; return the hits, the embeddings and the exported table."""
+    """Fit, predict, index, search and export; return the hits, the embeddings and the exported table."""
+    cli("index", store, "--backbone", "testing", "--kind", "hnsw")
     cli("fit", store, "--backbone", "testing", "--genes", "top-variance:5", "--save", "mine")
     cli("predict", store, "--head", "mine")
     opened = hs.open(str(store))
