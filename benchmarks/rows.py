@@ -1,16 +1,19 @@
-"""Rows of an embedding array: ours beside a numpy memory map (the limit), zarr-python and an AnnData on disk.
+"""Rows of an embedding array: ours beside a numpy memory map (the limit), zarr-python, AnnData, HDF5 and Lance on disk.
 
     python -m benchmarks.rows
 
 60,000 x 1,024 float32, 256 rows a chunk, 2,048 a shard, raw with crc32c, written as `embed` writes them. Interleaved
 rounds, files in the page cache; prints ratios, median (lowest-highest) of the rounds, and exits 1 when a median misses
 its gate. Writing is compared with `numpy.save` as it is, which hands the bytes to the page cache: ours has checksums,
-sha256 and an fsync of every shard.
+sha256 and an fsync of every shard. HDF5 holds one row a chunk, as TRIDENT writes it, and 256; Lance (of the
+`bench` group) its own layout.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata
+import h5py
 import numpy as np
 import zarr
 
@@ -79,6 +83,22 @@ def saved(path: Path, values: NDArray[np.float32], *, sync: bool) -> None:
             os.fsync(file.fileno())
 
 
+def by_hdf5(path: Path, values: NDArray[np.float32], chunk_rows: int) -> Callable[[NDArray[np.int64]], object]:
+    """Write an HDF5 file and return its gather of sorted rows."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=values, chunks=(chunk_rows, values.shape[1]))
+    features: Any = h5py.File(path)["features"]
+    return lambda ids: features[np.unique(ids)]
+
+
+def by_lance(path: Path, values: NDArray[np.float32]) -> Callable[[NDArray[np.int64]], object]:
+    """Write a Lance dataset of vectors and return its gather."""
+    lance, arrow = importlib.import_module("lance"), importlib.import_module("pyarrow")
+    vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(values.reshape(-1)), values.shape[1])
+    dataset = lance.write_dataset(arrow.table({"features": vectors}), str(path))
+    return lambda ids: dataset.take(ids)["features"].combine_chunks().flatten().to_numpy()
+
+
 def measure(folder: Path, rounds: int, gates: Gates) -> None:
     """Compare everything on one array."""
     values = np.random.default_rng(0).standard_normal((ROWS, DIM), dtype=np.float32)
@@ -105,8 +125,17 @@ def measure(folder: Path, rounds: int, gates: Gates) -> None:
     def untouched() -> ArrayReader:
         return ArrayReader.open(ours.files, ours.prefix)
 
+    peers = {
+        "HDF5, a row a chunk": by_hdf5(folder / "rows.h5", values, 1),
+        "HDF5, 256 rows a chunk": by_hdf5(folder / "chunks.h5", values, 256),
+    }
+    if importlib.util.find_spec("lance"):
+        peers["Lance"] = by_lance(folder / "a.lance", values)
+    else:
+        print("  Lance is not installed (group bench)")
     times = interleaved(
         {
+            **{name: drawn(gather, ordered=True) for name, gather in peers.items()},
             "memmap": drawn(lambda ids: mapped[ids], ordered=True),
             "ours": drawn(ours.read, ordered=True),
             "memmap, unsorted": drawn(lambda ids: mapped[ids], ordered=False),
@@ -130,6 +159,8 @@ def measure(folder: Path, rounds: int, gates: Gates) -> None:
     gates.ratio("shuffled epoch in batches of 256, over a full read", slower(times, "epoch", "full memmap"))
     gates.ratio("gather, speed over zarr-python", faster(times, "ours", "zarr"))
     gates.ratio("gather, speed over anndata's obsm", faster(times, "ours", "anndata"), least=LEAST_ANNDATA)
+    for peer in peers:
+        gates.ratio(f"gather, speed over {peer}", faster(times, "ours", peer))
 
 
 def main() -> int:

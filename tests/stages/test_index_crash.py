@@ -20,7 +20,6 @@ from histostore.store.verify import verify
 pytestmark = pytest.mark.xdist_group("crash")
 
 NAME = "spots/testing"
-BETWEEN = 12
 
 
 def bring_up_to_date(store: str, slides: list[str] | None, ready: multiprocessing.synchronize.Event) -> None:
@@ -59,7 +58,8 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_snapshot_or_the_new_one(em
     assert verify(store).errors == ()
 
 
-def test_readers_see_only_whole_snapshots_while_others_are_published(embedded, copy_of):
+@pytest.mark.parametrize("publishes", [12, pytest.param(100, marks=pytest.mark.torture)])
+def test_readers_see_only_whole_snapshots_while_others_are_published(embedded, copy_of, publishes):
     path = copy_of(embedded)
     store = hs.open(path)
     rows = store.view(backbone="testing")
@@ -80,7 +80,7 @@ def test_readers_see_only_whole_snapshots_while_others_are_published(embedded, c
     readers = [threading.Thread(target=read) for _ in range(2)]
     for thread in readers:
         thread.start()
-    for turn in range(BETWEEN):
+    for turn in range(publishes):
         index(store, backbone="testing", slides=None if turn % 2 == 0 else ["A1"])
     stop.set()
     for thread in readers:
