@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histostore.store.catalog_entries import Header
     from histostore.store.groups import Group
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
@@ -30,6 +31,7 @@ CALL, PROBABILITY = "call_", "p_"
 _POINT_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col")
 _TILE_COLUMNS = ("tile_id", "tissue")
 _COUNT_COLUMNS = ("n_counts", "n_genes")
+_ROW_COLUMNS = frozenset(("x", "y", "x_um", "y_um", "status", *_POINT_COLUMNS, *_TILE_COLUMNS, *_COUNT_COLUMNS))
 
 
 @dataclass(slots=False)
@@ -47,6 +49,8 @@ class Part:
     """Selected rows, in order; None means all of them."""
     region_share: float | None = None
     """Share of a tile that an annotated polygon must cover to label it; None asks for the tile's centre."""
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    """What a catalog knows of this manifest's groups, by ``kind/name``: these are not opened to learn it."""
     _groups: dict[str, Group] = field(default_factory=dict)
 
     @property
@@ -60,10 +64,16 @@ class Part:
             self._groups[ref.key] = self.store.group(ref)
         return self._groups[ref.key]
 
+    def attrs(self, ref: Ref) -> Mapping[str, Any]:
+        """Return a group's attributes, without opening it where they are known."""
+        known = self.headers.get(ref.key)
+        return known.attrs if known is not None and known.attrs is not None else self.group(ref).attrs
+
     @cached_property
     def n_all(self) -> int:
         """Rows before any selection."""
-        return self.group(self.tiles if self.tiles is not None else self.points).rows
+        ref = self.tiles if self.tiles is not None else self.points
+        return self.headers[ref.key].rows if ref.key in self.headers else self.group(ref).rows
 
     def __len__(self) -> int:
         return self.n_all if self.rows is None else len(self.rows)
@@ -71,7 +81,7 @@ class Part:
     @cached_property
     def meta(self) -> Mapping[str, Any]:
         """The slide's metadata group: fields, mpp and its origin."""
-        return self.group(self.manifest.find("meta", "meta")).attrs
+        return self.attrs(self.manifest.find("meta", "meta"))
 
     @cached_property
     def the_points(self) -> Points:
@@ -126,7 +136,7 @@ class Part:
         if self.expression is not None:
             names += _COUNT_COLUMNS
         for ref in self._labels():
-            attrs = self.group(ref).attrs
+            attrs = self.attrs(ref)
             names += [*attrs["numeric_columns"], *attrs["code_columns"]]
         names += [f"region_{r.name}" for r in self.manifest.of_kind("regions")]
         for ref in self._called():
@@ -138,11 +148,11 @@ class Part:
         if self.tiles is None:
             return []
         refs = [r for r in self.manifest.of_kind("predictions") if r.name.rpartition("/")[0] == self.tiles.name]
-        return [r for r in refs if {"threshold", "per"} & set(self.group(r).attrs) == {"threshold"}]
+        return [r for r in refs if {"threshold", "per"} & set(self.attrs(r)) == {"threshold"}]
 
     def _labels(self) -> list[Ref]:
         refs = self.manifest.of_kind("labels")
-        return [r for r in refs if self.group(r).attrs["points"] == self.points.name]
+        return [r for r in refs if self.attrs(r)["points"] == self.points.name]
 
     @cached_property
     def genes(self) -> Mapping[str, tuple[int, ...]]:
@@ -171,6 +181,18 @@ class Part:
             same.fill(values.item())
             return same
         return values if self.rows is None else values[self.rows]
+
+    def slide_value(self, name: str) -> Any:
+        """Return a column that is one value on the whole slide, None for a missing one; ``...`` if rows may differ."""
+        if name in ("slide", "library_id"):
+            return self.slide
+        if name in _ROW_COLUMNS or name.startswith(("region_", CALL, PROBABILITY)):
+            return ...
+        if any(name in self.attrs(ref)[of] for ref in self._labels() for of in ("numeric_columns", "code_columns")):
+            return ...
+        if name in self.meta["fields"]:
+            return self.meta["fields"][name]
+        return ... if self.expression is not None and name in self.genes else None
 
     def _whole(self, name: str) -> NDArray[Any]:  # one case per source of columns
         if name in ("slide", "library_id"):

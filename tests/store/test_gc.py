@@ -253,3 +253,45 @@ def test_gc_and_a_run_that_takes_up_the_same_attempt_never_lose_a_commit(
             store.commit("S1", [ref])
             np.testing.assert_array_equal(store.group(ref).read("embedding"), vectors)
     assert verify(store).ok
+
+
+def test_so_many_of_the_newest_versions_are_kept(store: Store, seal_meta: Callable[..., Ref]) -> None:
+    refs = [seal_meta(store, patient=f"P{i}") for i in range(5)]
+    for ref in refs:
+        store.commit("S1", [ref], replace=True)
+    for keep, gone in ((9, 0), (5, 0), (3, 2), (1, 4)):
+        plan = plan_gc(store, grace_s=0, keep_history=False, keep_last=keep)
+        assert {i.path for i in plan.items} == {
+            *(manifest_key("S1", n) for n in range(1, gone + 1)),
+            *(ref.prefix for ref in refs[:gone]),
+        }
+    run_gc(plan_gc(store, grace_s=0, keep_history=False, keep_last=3))
+    assert numbers(store.files, "S1") == [3, 4, 5]
+    assert store.manifest("S1", 3).find("meta") == refs[2]
+    assert verify(store).ok
+    with pytest.raises(UsageError, match="1 or more"):
+        plan_gc(store, keep_history=False, keep_last=0)
+
+
+def test_a_plan_is_summed_by_slide_kind_and_reason(
+    store: Store, seal_meta: Callable[..., Ref], seal_vectors: Callable[..., Ref]
+) -> None:
+    for slide in ("S1", "S2"):
+        store.commit(slide, [seal_meta(store, slide), seal_vectors(store, slide)])
+    store.commit("S1", [seal_meta(store, "S1", patient="B")], replace=True)
+    store.delete_slide("S2")
+    (store.files.root / f"{PARTIAL}left").write_bytes(b"12345")
+    plan = plan_gc(store, grace_s=0, keep_history=False)
+    found = plan.by_group()
+    assert {key: files for key, (files, _) in found.items() if key[1] in ("manifest", "file")} == {
+        ("", "file", "partial"): 1,
+        ("S1", "manifest", "history"): 1,
+        ("S2", "manifest", "deleted"): 2,
+    }
+    assert {key for key in found if key[1] not in ("manifest", "file")} == {
+        ("S1", "meta", "superseded"),
+        ("S2", "embeddings", "deleted"),
+        ("S2", "meta", "deleted"),
+    }
+    assert sum(size for _, size in found.values()) == plan.bytes
+    assert sum(files for files, _ in found.values()) == plan.files

@@ -5,14 +5,19 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histostore.cli.common import names, show, the_store
+from histostore.cli.progress import Line
+from histostore.cli.workers import client_of, wants_workers
 
 if TYPE_CHECKING:
     import argparse
 
+    from histostore.store.store import Store
+
 EXIT_DAMAGED = 3
+_GC_LINE = "{:<24} {:<12} {:<12} {:>9} {:>12}"
 _LIBRARIES = (
     "numpy", "zarr", "anndata", "scanpy", "torch", "torchvision", "timm", "openslide-python", "openslide-bin",
     "tifffile", "imagecodecs", "scikit-learn", "faiss-cpu", "faiss-gpu", "obstore",
@@ -24,7 +29,15 @@ def verify(args: argparse.Namespace) -> int:
     from histostore.store.verify import verify as run
 
     store = the_store(args)
-    found = run(store, deep=not args.quick, slides=names(args.slides))
+    if wants_workers(args):
+        with client_of(args) as client:
+            from histostore.scale.run import verify_store
+
+            found = verify_store(
+                client, store, deep=not args.quick, slides=names(args.slides), progress=Line()
+            )  # fmt: skip
+    else:
+        found = run(store, deep=not args.quick, slides=names(args.slides))
     problems = [
         {"severity": p.severity, "kind": p.kind, "owner": p.owner, "path": p.path, "text": p.text}
         for p in found.problems
@@ -66,13 +79,26 @@ def gc(args: argparse.Namespace) -> None:
     from histostore.store.gc import plan_gc, run_gc
 
     store = the_store(args, writing=args.run)
-    plan = plan_gc(store, grace_s=args.grace * 3600, keep_history=not args.history)
-    lines = [f"{i.reason:<12} {i.files:>6} files {i.bytes / 1e6:>10.1f} MB  {i.path}" for i in plan.items]
+    history = args.history or args.keep is not None
+    plan = plan_gc(store, grace_s=args.grace * 3600, keep_history=not history, keep_last=args.keep or 1)
+    rows: list[dict[str, Any]] = [
+        {"slide": owner, "kind": kind, "reason": reason, "files": files, "bytes": size}
+        for (owner, kind, reason), (files, size) in plan.by_group().items()
+    ]
+    lines = [_GC_LINE.format("slide", "kind", "why", "files", "MB")] if rows else []
+    lines += [
+        _GC_LINE.format(r["slide"] or "-", r["kind"], r["reason"], f"{r['files']:,}", f"{r['bytes'] / 1e6:,.1f}")
+        for r in rows
+    ]
+    if args.paths:
+        lines += [f"{i.reason:<12} {i.files:>6} files {i.bytes / 1e6:>10.1f} MB  {i.path}" for i in plan.items]
     lines += [f"left alone: {owner}: {why}" for owner, why in plan.left.items()]
     lines.append(
         f"{plan.files:,} files, {plan.bytes / 1e6:,.1f} MB may go; {plan.running} being written, "
         f"{plan.young} younger than {args.grace:g} h"
     )
+    if not args.erase and any(r["reason"] == "deleted" for r in rows):
+        lines.append("what was deleted goes only with --erase --run, and cannot be brought back")
     removed = None
     if args.run:
         done = run_gc(plan, erase=args.erase)
@@ -81,7 +107,7 @@ def gc(args: argparse.Namespace) -> None:
     elif plan.items:
         lines.append("nothing was removed; add --run to remove it")
     planned = {why: {"files": n, "bytes": size} for why, (n, size) in plan.by_reason().items()}
-    show({"planned": planned, "removed": removed}, "\n".join(lines), args)
+    show({"planned": planned, "groups": rows, "removed": removed}, "\n".join(lines), args)
 
 
 def delete(args: argparse.Namespace) -> None:
@@ -115,20 +141,30 @@ def doctor(args: argparse.Namespace) -> int:
     problems = [faiss.problem] if faiss.problem is not None else []
     found["device"] = _device()
     if args.store is not None and is_object_address(args.store):
-        store = open_store(args.store)
-        found["store"] = f"'{store.name}', format {store.format}, {len(store.slides())} slides"
+        found |= _store_health(open_store(args.store))
         found["publish"] = "put if absent"
     elif args.store is not None:
         folder = Path(args.store)
         if (folder / HEADER).exists():
-            store = open_store(folder)
-            found["store"] = f"'{store.name}', format {store.format}, {len(store.slides())} slides"
+            found |= _store_health(open_store(folder))
         elif not folder.exists():
             folder = folder.parent
         found["publish"] = LocalFiles(folder).probe_publish()
     lines = [f"{key:<18} {value}" for key, value in found.items()] + [f"problem: {p}" for p in problems]
     show({**found, "problems": problems}, "\n".join(lines), args)
     return EXIT_DAMAGED if problems else 0
+
+
+def _store_health(store: Store) -> dict[str, str]:
+    """Say what a store is and how its catalog is; a damaged catalog is made anew by looking at it."""
+    from histostore.store.catalog import look, worth_it
+
+    catalog = look(store, keep=worth_it(store))
+    kept = f"{len(catalog.owners):,} owners, {catalog.refreshed:,} read again" if catalog.kept else "none kept"
+    if catalog.problem:
+        kept += f"; {catalog.problem}"
+    about = f"'{store.name}', format {store.format}, {len(catalog.slides())} slides"
+    return {"store": about, "catalog": kept}
 
 
 def _device() -> str:

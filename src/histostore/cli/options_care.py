@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histostore.cli.options import hours, the_store, which_slides
+from histostore.cli.options import hours, on_workers, the_store, which_slides, whole
 
 if TYPE_CHECKING:
     import argparse
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def _info(p: argparse.ArgumentParser) -> None:
     the_store(p)
     p.add_argument("--slide", metavar="ID", help="one slide in full")
+    p.add_argument("--where", metavar="EXPR", help="list the slides whose metadata pass, like \"organ == 'kidney'\"")
+    p.add_argument("--columns", metavar="A,B", help="list slides with these: metadata, or KIND/NAME for its rows")
 
 
 def _verify(p: argparse.ArgumentParser) -> None:
@@ -24,6 +26,7 @@ def _verify(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--repair", action="store_true", help="take damaged groups out, so that their stage makes them again"
     )
+    on_workers(p)
 
 
 def _repair(p: argparse.ArgumentParser) -> None:
@@ -35,7 +38,9 @@ def _gc(p: argparse.ArgumentParser) -> None:
     the_store(p)
     p.add_argument("--run", action="store_true", help="remove; without it nothing is removed, only listed")
     p.add_argument("--grace", type=hours, default=24.0, metavar="HOURS", help="keep what is younger (24)")
-    p.add_argument("--history", action="store_true", help="also what only older versions name")
+    p.add_argument("--history", action="store_true", help="also what only older versions name (as --keep 1)")
+    p.add_argument("--keep", type=whole(1), metavar="N", help="also versions before the newest N, and what they name")
+    p.add_argument("--paths", action="store_true", help="list every file and folder, not only sums")
     p.add_argument("--erase", action="store_true", help="also the bytes of deleted slides")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import show, the_store
+from histostore.cli.common import names, show, the_store
+from histostore.cli.slides import show_slides
+from histostore.store.catalog import known_slides
 from histostore.store.store import create_store
 
 if TYPE_CHECKING:
@@ -28,15 +30,18 @@ def info(args: argparse.Namespace) -> None:
         one = _slide_info(store, args.slide)
         show(one, _slide_text(one), args)
         return
-    slides = store.slides()
+    if args.where is not None or args.columns is not None:
+        show_slides(store, args.where, names(args.columns), args)
+        return
+    known = known_slides(store)
+    slides = [k.manifest.owner for k in known]
     groups: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
-    for slide in slides:
-        manifest = store.manifest(slide)
-        names = [r.key for r in manifest.entries.values()]
-        for key in names:
+    for manifest, _ in known:
+        keys = list(manifest.entries)
+        for key in keys:
             groups[key] = groups.get(key, 0) + 1
-        rows.append({"slide": slide, "manifest": manifest.number, "groups": names})
+        rows.append({"slide": manifest.owner, "manifest": manifest.number, "groups": keys})
     heads = [r.name for r in store.manifest("@heads").of_kind("heads")]
     value = {"store": store.uri, "name": store.name, "uuid": store.uuid, "format": store.format,
              "slides": rows, "heads": heads}  # fmt: skip

@@ -18,7 +18,7 @@ from histostore.store.manifest import GROUP, manifest_key, numbers, read_manifes
 from histostore.store.survey import AttemptFolder, Found, Survey, is_partial, owners_of, survey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from histostore.store.files import Files
     from histostore.store.store import Store
@@ -43,6 +43,14 @@ class GcItem:
     bytes: int
     whole: bool
     """Whether `path` is a folder that goes whole."""
+
+    @property
+    def kind(self) -> str:
+        """What it is of: a kind of group, ``manifest``, or ``file`` at the top of the store."""
+        top, *rest = self.path.split("/")
+        if top == "manifests":
+            return "manifest"
+        return rest[1] if top == "slides" and len(rest) > 1 else top if rest else "file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +79,11 @@ class GcPlan:
 
     def by_reason(self) -> dict[str, tuple[int, int]]:
         """Return (files, bytes) for each reason."""
-        found: dict[str, tuple[int, int]] = {}
-        for item in self.items:
-            files, size = found.get(item.reason, (0, 0))
-            found[item.reason] = (files + item.files, size + item.bytes)
-        return found
+        return _totals((item.reason, item) for item in self.items)
+
+    def by_group(self) -> dict[tuple[str, str, str], tuple[int, int]]:
+        """Return (files, bytes) for each owner, kind and reason, the owners in order."""
+        return dict(sorted(_totals(((i.owner, i.kind, str(i.reason)), i) for i in self.items).items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +105,15 @@ class GcReport:
         return sum(i.bytes for i in self.removed)
 
 
-def plan_gc(store: Store, *, grace_s: float = DAY, keep_history: bool = True) -> GcPlan:
+def _totals[K](items: Iterable[tuple[K, GcItem]]) -> dict[K, tuple[int, int]]:
+    found: dict[K, tuple[int, int]] = {}
+    for key, item in items:
+        files, size = found.get(key, (0, 0))
+        found[key] = (files + item.files, size + item.bytes)
+    return found
+
+
+def plan_gc(store: Store, *, grace_s: float = DAY, keep_history: bool = True, keep_last: int = 1) -> GcPlan:
     """Say what may be removed. Changes nothing.
 
     Parameters
@@ -106,7 +122,10 @@ def plan_gc(store: Store, *, grace_s: float = DAY, keep_history: bool = True) ->
         What was written in the last so many seconds (by the store's own file times) is left alone, so that a writer
         between seal and commit, and a reader of a manifest that was just superseded, lose nothing.
     keep_history
-        Keep older manifests and what they name. Without it only what newest manifests name stays.
+        Keep older manifests and what they name. Without it only what the newest manifests name stays.
+    keep_last
+        How many of the newest manifests of each owner are kept where history is not; 1 is the one that readers take.
+        Snapshots of indexes, and heads, are groups of manifests like any other.
 
     Notes
     -----
@@ -115,7 +134,9 @@ def plan_gc(store: Store, *, grace_s: float = DAY, keep_history: bool = True) ->
     """
     if grace_s < 0:
         raise UsageError(f"grace is {grace_s} s, not 0 or more")
-    plan = _Planner(store.files, store.files.now() - grace_s, keep_history)
+    if keep_last < 1:
+        raise UsageError(f"keep_last is {keep_last}: the newest manifest is always kept, so give 1 or more")
+    plan = _Planner(store.files, store.files.now() - grace_s, keep_history, keep_last)
     plan.top_level()
     for owner in owners_of(store):
         plan.owner(survey(store.files, owner))
@@ -167,6 +188,7 @@ class _Planner:
     oldest: float
     """What was written after this is young."""
     keep_history: bool
+    keep_last: int
     items: list[GcItem] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -203,9 +225,9 @@ class _Planner:
                     self._file(reason, found.owner, f"{attempt.prefix}/{name}", attempt.files[name])
 
     def _old_manifests(self, found: Survey) -> list[int]:
-        """Return the first manifests, up to one that was superseded within the grace."""
+        """Return the first manifests, up to one that was superseded within the grace, or that is to be kept."""
         old: list[int] = []
-        for number, after in pairwise(found.numbers):
+        for number, after in pairwise(found.numbers[: max(0, len(found.numbers) - self.keep_last + 1)]):
             if self.keep_history or found.manifest_times[after] > self.oldest:
                 break
             old.append(number)

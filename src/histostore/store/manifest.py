@@ -92,7 +92,8 @@ class Manifest:
 
     def of_kind(self, kind: str) -> list[Ref]:
         """Return all groups of a kind, by name."""
-        return sorted((r for r in self.entries.values() if r.kind == kind), key=lambda r: r.name)
+        mine = f"{kind}/"
+        return [self.entries[key] for key in sorted(self.entries) if key.startswith(mine)]
 
 
 @dataclass(frozen=True, slots=True)

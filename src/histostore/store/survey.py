@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from histostore.errors import HistostoreError
 from histostore.schema.kinds import STORE_LEVEL
 from histostore.store.files import PARTIAL
-from histostore.store.groups import DAMAGED, RECEIPTS, WORKING
+from histostore.store.groups import DAMAGED, WORKING
 from histostore.store.manifest import GROUP, is_manifest_name, manifest_folder, owner_folder, read_manifest
+from histostore.store.receipts import RECEIPTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

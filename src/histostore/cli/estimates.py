@@ -1,0 +1,104 @@
+"""``--dry-run``: what a command would make, how large it would be and how long it would take."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from histostore.cli.common import chosen_slides, show
+from histostore.cli.main import report
+from histostore.errors import HistostoreError
+from histostore.store.files import LocalFiles
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from histostore.protocols import Backbone
+    from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
+    from histostore.stages.estimate import Estimate, Spread
+    from histostore.store.store import Store
+
+
+def show_tiling(store: Store, spec: TileSpec, pixels: PixelSpec, args: argparse.Namespace) -> int:
+    """Print what `tile` would take."""
+    from histostore.stages.estimate import estimate_tiling
+
+    def one(slide: str) -> list[Estimate]:
+        options: dict[str, Any] = {"name": args.name, "replace": args.replace, "read_threads": args.read_threads}
+        return [estimate_tiling(store, slide, spec, pixels=pixels, **options)]
+
+    return _each(store, chosen_slides(store, args), one, args)
+
+
+def show_embedding(
+    store: Store, slides: Sequence[str], backbones: Sequence[Backbone], spec: EmbeddingSpec, args: argparse.Namespace
+) -> int:
+    """Print what `embed` would take."""
+    from histostore.stages.estimate import estimate_embedding
+
+    def one(slide: str) -> list[Estimate]:
+        return estimate_embedding(
+            store, slide, backbones, tiles=args.tiles, spec=spec, batch=args.batch, read_threads=args.read_threads,
+            replace=args.replace, allow_mpp=args.allow_mpp,
+        )  # fmt: skip
+
+    return _each(store, slides, one, args)
+
+
+def _each(store: Store, slides: Sequence[str], one: Callable[[str], list[Estimate]], args: argparse.Namespace) -> int:
+    worst, found = 0, []
+    for slide in slides:
+        try:
+            mine = one(slide)
+        except HistostoreError as error:
+            worst = max(worst, report(error, args, where=slide))
+            continue
+        found += mine
+        if not args.json:
+            for estimate in mine:
+                print(_line(estimate), flush=True)
+    total: dict[str, Any] = {
+        "slides": len({e.slide for e in found}), "tiles": sum(e.tiles for e in found if not _is_done(e)),
+        "bytes": _sum([e.bytes for e in found]), "seconds": _sum([e.seconds for e in found]), "free": _free(store),
+    }  # fmt: skip
+    text = f"together {total['tiles']:,} tiles, {_bytes(total['bytes'])}, {_time(total['seconds'])}"
+    if total["free"] is not None:
+        text += f"; {total['free'] / 1e9:,.1f} GB are free"
+        if total["bytes"][2] > total["free"]:
+            text += ": NOT ENOUGH"
+    text += "\nnothing was written; low and high are the fastest and slowest part of the probe, without fsync"
+    show({"estimates": [e.to_json() for e in found], "total": total}, text, args)
+    return worst
+
+
+def _is_done(estimate: Estimate) -> bool:
+    return estimate.seconds.high == 0
+
+
+def _line(e: Estimate) -> str:
+    if _is_done(e):
+        return f"{e.slide}: {e.stage} {e.what}: {e.note}, {e.tiles:,} rows"
+    text = (
+        f"{e.slide}: {e.stage} {e.what}: {e.tiles:,} tiles, {_bytes(e.bytes.to_json())}, {_time(e.seconds.to_json())}"
+    )
+    return f"{text} ({e.note or f'{e.probed:,} tiles tried'})"
+
+
+def _sum(spreads: Sequence[Spread]) -> list[float]:
+    return [sum(values) for values in zip(*(s.to_json() for s in spreads), strict=True)] if spreads else [0.0] * 3
+
+
+def _bytes(spread: Sequence[float]) -> str:
+    low, middle, high = (value / 1e6 for value in spread)
+    return f"{middle:,.1f} MB" if high - low < 0.01 * high else f"{middle:,.1f} MB ({low:,.1f} to {high:,.1f})"
+
+
+def _time(spread: Sequence[float]) -> str:
+    low, middle, high = spread
+    unit, of = next((u for u in (("h", 3600.0), ("min", 60.0)) if middle >= 2 * u[1]), ("s", 1.0))
+    return f"{middle / of:,.1f} {unit} ({low / of:,.1f} to {high / of:,.1f})"
+
+
+def _free(store: Store) -> int | None:
+    return shutil.disk_usage(store.files.root).free if isinstance(store.files, LocalFiles) else None

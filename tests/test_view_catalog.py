@@ -1,0 +1,129 @@
+"""A view of many slides is opened from the catalog, and is the view that is opened from the manifests."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import histostore as hs
+from histostore.errors import CorruptionError, UsageError
+from histostore.store import catalog, catalog_scan
+from histostore.store.groups import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from histostore.face import Store
+    from histostore.view import View
+
+GOLDEN = Path(__file__).parents[1] / "stores" / "golden" / "v1"
+SLIDES = 12
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Return a store of a dozen slides with all that the golden one has, of six patients."""
+    store = hs.open(shutil.copytree(GOLDEN, tmp_path_factory.mktemp("copies") / "store"))
+    groups = [r for r in store.manifest("G1").entries.values() if r.kind != "meta"]
+    for number in range(SLIDES):
+        slide = f"T{number:02d}"
+        shutil.copytree(Path(store.uri) / "slides" / "G1", Path(store.uri) / "slides" / slide)
+        fields = {"patient": f"P{number // 2}"} | ({"organ": "kidney"} if number % 3 else {})
+        with store.begin(slide, "meta", "meta", spec={"fields": fields}, inputs={}) as writer:
+            meta = writer.seal(rows=1, attrs={"fields": fields, "mpp": 0.5, "mpp_origin": "given"})
+        store.commit(slide, [*(replace(r, owner=slide) for r in groups), meta])
+    return store
+
+
+@pytest.fixture
+def both(copies: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[View, View]:
+    """Return the view that is opened from manifests, and the one from the catalog."""
+    plain = copies.view(backbone="toy-float32")
+    monkeypatch.setattr(catalog, "LEAST_OWNERS", 2)
+    return plain, copies.view(backbone="toy-float32")
+
+
+def test_both_have_the_same_rows_columns_and_values(both: tuple[View, View]) -> None:
+    plain, known = both
+    assert (plain.slides, len(plain)) == (known.slides, len(known))
+    assert known.parts[0].headers
+    assert not plain.parts[0].headers
+    assert plain.obs().equals(known.obs())
+    assert np.array_equal(plain.numpy(), known.numpy(), equal_nan=True)
+    for one, other in zip(plain.parts, known.parts, strict=True):
+        assert dict(one.manifest.entries) == dict(other.manifest.entries)
+        assert one.manifest == replace(other.manifest, entries=dict(other.manifest.entries))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "patient == 'P3'",
+        "organ == 'kidney' and patient != 'P1'",
+        "organ != 'kidney'",
+        "not organ == 'kidney' or slide in ['T03', 'T04']",
+        "library_id >= 'T05'",
+        "patient in ['P0', 'P5'] and tissue > 0.5",
+        "slide == 'T01' and x >= 0",
+        "organ == patient",
+        "true",
+    ],
+)
+def test_filters_give_the_same_rows_however_they_are_answered(both: tuple[View, View], text: str) -> None:
+    plain, known = both
+    row_by_row = [_passing(part, text) for part in plain.parts]
+    for rows in (plain, known):
+        found = rows.where(text)
+        assert found.slides == plain.slides
+        assert [len(p) for p in found.parts] == row_by_row
+        assert found.names().tolist() == plain.where(text).names().tolist()
+        assert int(rows.mask(text).sum()) == len(found)
+        assert found.report.counts["rows left out by where"] == len(plain) - len(found)
+
+
+def _passing(part: object, text: str) -> int:
+    from histostore.view import _passing
+    from histostore.where import Where
+
+    return len(_passing(part, Where.parse(text)))  # type: ignore[arg-type]
+
+
+def test_a_filter_that_compares_text_with_numbers_is_refused_either_way(both: tuple[View, View]) -> None:
+    for rows in both:
+        with pytest.raises(UsageError, match="compares text with numbers"):
+            rows.where("patient == 3")
+
+
+def test_opening_and_filtering_by_slide_opens_no_group(copies: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "LEAST_OWNERS", 2)
+    copies.view(backbone="toy-float32")
+    opened = []
+    real: Callable[..., Group] = Group.open
+    monkeypatch.setattr(Group, "open", lambda files, ref: opened.append((ref.owner, ref.key)) or real(files, ref))
+    rows = copies.view(backbone="toy-float32", where="patient != 'P1'")
+    assert len(rows)
+    # a name is looked up among all columns of the first slide: whether its points have optional ones
+    assert opened == [("G1", "points/spots")]
+
+
+def test_what_is_damaged_is_still_noticed_when_it_is_read(copies: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "LEAST_OWNERS", 2)
+    monkeypatch.setattr(catalog_scan, "SETTLED_NS", 20_000_000)
+    slide = "T99"
+    shutil.copytree(Path(copies.uri) / "slides" / "T01", Path(copies.uri) / "slides" / slide)
+    copies.commit(slide, [replace(r, owner=slide) for r in copies.manifest("T01").entries.values()])
+    time.sleep(0.03)
+    copies.view(backbone="toy-float32")
+    ref = copies.manifest(slide).find("embeddings", "spots/toy-float32")
+    header = Path(copies.uri) / ref.prefix / "GROUP.json"
+    header.write_bytes(header.read_bytes()[:-9])
+    rows = copies.view(backbone="toy-float32")
+    with pytest.raises(CorruptionError, match="differs from what was committed"):
+        rows.numpy()
+    copies.delete_slide(slide)
