@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from histostore.view import View
 
 _DEFAULT_SPOT_UM = 65.0
+COUNT_TOTALS = ("n_counts", "n_genes")
 
 
-def build_adata(view: View, *, images: bool, counts: bool) -> ad.AnnData:
+def build_adata(view: View, *, images: bool, counts: bool, lazy: bool = False) -> ad.AnnData:
     """Return the rows of a view as one AnnData; see `View.to_adata`."""
-    obs = view.obs()
+    # totals of counts would have all counts read, which lazy is not to do
+    obs = view.obs([c for c in view.columns() if c not in COUNT_TOTALS] if lazy else None)
     for name in ("slide", "library_id", "patient", "status"):
         if name in obs:
             obs[name] = pd.Categorical(obs[name])
@@ -30,13 +32,14 @@ def build_adata(view: View, *, images: bool, counts: bool) -> ad.AnnData:
             obs[column] = obs[column].astype("string")
     matrix, var, unmeasured = None, None, {}
     if counts:
-        genes = view.counts()
+        genes = view.counts_dask() if lazy else view.counts()
         matrix, unmeasured = genes.matrix, genes.unmeasured
         var = pd.DataFrame({"gene_ids": list(genes.ids)}, index=pd.Index(genes.symbols, dtype=object))
     adata = ad.AnnData(X=matrix, obs=obs, var=var, shape=None if counts else (len(obs), 0))
     adata.obsm["spatial"] = np.column_stack([view.column("x"), view.column("y")]).astype(np.float64)
     for backbone in view.backbones:
-        adata.obsm[f"X_{backbone}"] = view.numpy(backbone).astype(np.float32)
+        values = view.to_dask(backbone) if lazy else view.numpy(backbone)
+        adata.obsm[f"X_{backbone}"] = values.astype(np.float32)
     adata.uns["spatial"] = {p.slide: _spatial(p, image=images) for p in view.parts}
     adata.uns["histostore"] = {
         "version": __version__,

@@ -32,12 +32,14 @@ class Genes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Joined:
+class JoinedGenes:
+    """Genes of several slides, unique."""
+
     ids: tuple[str, ...]
     symbols: tuple[str, ...]
 
 
-def join_genes(counts: Sequence[Counts], how: str | tuple[str, ...]) -> _Joined:
+def join_genes(counts: Sequence[Counts], how: str | tuple[str, ...]) -> JoinedGenes:
     """Return the genes of several slides, in the order they are first met.
 
     Parameters
@@ -71,10 +73,10 @@ def join_genes(counts: Sequence[Counts], how: str | tuple[str, ...]) -> _Joined:
     for symbol in symbol_of.values():
         seen[symbol] = seen.get(symbol, 0) + 1
     unique = tuple(s if seen[s] == 1 else f"{s}-{g}" for g, s in symbol_of.items())
-    return _Joined(tuple(symbol_of), unique)
+    return JoinedGenes(tuple(symbol_of), unique)
 
 
-def stack_counts(genes: _Joined, parts: Sequence[tuple[str, Counts, NDArray[np.int64]]]) -> Genes:
+def stack_counts(genes: JoinedGenes, parts: Sequence[tuple[str, Counts, NDArray[np.int64]]]) -> Genes:
     """Return the chosen rows of several slides as one matrix over the joined genes.
 
     Parameters

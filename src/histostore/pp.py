@@ -1,4 +1,4 @@
-"""``hs.pp``: bring slides in and cut tiles."""
+"""``hs.pp``: bring slides in, cut tiles, choose genes over a cohort."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.errors import UsageError
 from histostore.io.sheet import Sample, read_sheet
+from histostore.slides.remote import is_remote
 from histostore.stages import annotate as _annotate
 from histostore.stages.ingest import IngestSpec
 from histostore.stages.ingest import ingest as _ingest
@@ -15,12 +16,16 @@ from histostore.stages.tile import tile as _tile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
+    from distributed import Client
+
     from histostore.progress import Progress
     from histostore.specs import PixelSpec, TileSpec
     from histostore.stages.result import StageResult
     from histostore.store.store import Store
+    from histostore.view import View
 
-__all__ = ["annotate", "ingest", "tile"]
+__all__ = ["annotate", "gene_stats", "highly_variable_genes", "ingest", "tile"]
 
 _FILES = ("image", "st_counts", "st_spots", "visium", "anndata", "points", "obs", "geojson")
 
@@ -62,7 +67,8 @@ def ingest(
     else:
         if files.get("image_folder") is not None:
             files |= {"image": files["image_folder"], "image_folder": True}
-        paths: dict[str, Any] = {k: Path(v) if k in _FILES and v is not None else v for k, v in files.items()}
+        given = {k: v for k, v in files.items() if v is not None}
+        paths: dict[str, Any] = {k: Path(v) if k in _FILES and not is_remote(v) else v for k, v in given.items()}
         samples = [Sample(slide=str(slide), meta=meta or {}, **paths)]
     return [_ingest(store, sample, spec, progress=progress) for sample in samples]
 
@@ -110,16 +116,44 @@ def tile(
     pixels: PixelSpec | None = None,
     name: str | None = None,
     replace: bool = False,
-    workers: int = 1,
+    read_threads: int = 1,
+    client: Client | None = None,
     progress: Progress | None = None,
 ) -> list[StageResult]:
-    """Cut tiles of one slide, some, or all: ``tile(store, "C2", spec)``, ``tile(store, spec)``."""
+    """Cut tiles of one slide, some, or all: ``tile(store, "C2", spec)``, ``tile(store, spec)``.
+
+    With the `client` of a dask cluster its workers do it, shard by shard, to the same bytes; a slide that fails does
+    not stop the others, and its error is raised after they are done.
+    """
     if spec is None and slides is not None and not isinstance(slides, str) and hasattr(slides, "default_name"):
         slides, spec = None, slides
     if spec is None:
         raise UsageError("tile needs a TileSpec, like TileSpec.at_spots(px=224)")
     chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())  # type: ignore[arg-type]
-    return [
-        _tile(store, s, spec, pixels=pixels, name=name, replace=replace, workers=workers, progress=progress)
-        for s in chosen
-    ]
+    how: dict[str, Any] = {"pixels": pixels, "name": name, "replace": replace, "read_threads": read_threads}
+    if client is not None:
+        from histostore.scale.run import collected, tile_slides  # brings dask.distributed
+
+        return collected(tile_slides(client, store, chosen, spec, progress=progress, **how), chosen)
+    return [_tile(store, s, spec, progress=progress, **how) for s in chosen]
+
+
+def gene_stats(view: View, **options: Any) -> pd.DataFrame:
+    """Return means and variances of all genes over all slides of a view, one pass, never all in memory.
+
+    Options (`values`, `client`, `workers`) and columns as in `histostore.cohort.gene_stats.gene_stats`.
+    """
+    from histostore.cohort.gene_stats import gene_stats as run
+
+    return run(view, **options)
+
+
+def highly_variable_genes(view: View, *, n_top: int = 2000, **options: Any) -> pd.DataFrame:
+    """Return scanpy's highly variable genes over all slides of a view, one pass, never all in memory.
+
+    Options (`flavor`, `batch_key`, `client`, `workers`) and columns as in
+    `histostore.cohort.variable_genes.highly_variable_genes`.
+    """
+    from histostore.cohort.variable_genes import highly_variable_genes as run
+
+    return run(view, n_top=n_top, **options)

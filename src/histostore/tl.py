@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
     import numpy as np
     from anndata import AnnData
+    from distributed import Client
     from numpy.typing import NDArray
 
+    from histostore.backbones.engines import Engine
+    from histostore.cohort.grams import Gram
+    from histostore.cohort.nmf import Programs
+    from histostore.cohort.pca import Components
     from histostore.index.drift import Drift
     from histostore.index.spec import Device, Kind, Metric
     from histostore.progress import Progress
@@ -38,7 +43,10 @@ if TYPE_CHECKING:
     from histostore.store.store import Store
     from histostore.view import View
 
-__all__ = ["drift", "embed", "factors", "finetune", "fit", "index", "neighbors", "pool", "predict", "review", "search"]
+__all__ = [
+    "drift", "embed", "factors", "finetune", "fit", "gram", "index", "neighbors", "nmf", "pca", "pool", "predict",
+    "review", "search",
+]  # fmt: skip
 
 
 def embed(
@@ -47,15 +55,25 @@ def embed(
     *,
     slides: str | Sequence[str] | None = None,
     tiles: str | None = None,
+    engine: Engine = "torch",
+    client: Client | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> list[StageResult]:
     """Embed tiles with one or more backbones: a no-op where it is done, resumed where it was cut short.
 
-    Options as in `histostore.stages.embed.embed`.
+    Backbones given by name run on `engine`, ``torch`` or ``openvino``. Options as in `histostore.stages.embed.embed`.
+    With the `client` of a dask cluster its workers do it, shard by shard, to the same bytes (one engine); a slide that
+    fails does not stop the others, and its error is raised after they are done.
     """
     wanted: list[Any] = list(backbone) if isinstance(backbone, list | tuple) else [backbone]
-    loaded: list[Backbone] = [load_for(store, b) if isinstance(b, str) else b for b in wanted]
+    if client is not None:
+        from histostore.scale.run import collected, embed_slides, names_only  # brings dask.distributed
+
+        over = [slides] if isinstance(slides, str) else list(slides or store.slides())
+        calls = names_only(wanted, engine=engine)
+        return collected(embed_slides(client, store, over, calls, tiles=tiles, progress=progress, **options), over)
+    loaded: list[Backbone] = [load_for(store, b, engine=engine) if isinstance(b, str) else b for b in wanted]
     chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())
     return [r for s in chosen for r in _embed(store, s, loaded, tiles=tiles, progress=progress, **options)]
 
@@ -173,7 +191,7 @@ def finetune(
     slides: Sequence[str] | None = None,
     where: str | None = None,
     device: str = "auto",
-    workers: int = 1,
+    read_threads: int = 1,
     allow_mpp: bool = False,
     replace: bool = False,
     progress: Progress | None = None,
@@ -200,8 +218,8 @@ def finetune(
     spec = FinetuneSpec.from_json({"backbone": name, "augment": augment.to_json(), **options})
     return run(
         store, spec, targets=targets, save_as=save, tiles=tiles, slides=slides, where=where,
-        backbone=None if isinstance(backbone, str) else backbone, device=device, workers=workers, allow_mpp=allow_mpp,
-        replace=replace, progress=progress,
+        backbone=None if isinstance(backbone, str) else backbone, device=device, read_threads=read_threads,
+        allow_mpp=allow_mpp, replace=replace, progress=progress,
     )  # fmt: skip
 
 
@@ -212,11 +230,16 @@ def predict(
     slides: str | Sequence[str] | None = None,
     tiles: str | None = None,
     replace: bool = False,
+    client: Client | None = None,
 ) -> list[StageResult]:
-    """Apply a saved head to slides, with or without counts."""
+    """Apply a saved head to slides, with or without counts; on the workers of a dask cluster with its `client`."""
     from histostore.stages.predict import predict as run
 
     chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())
+    if client is not None:
+        from histostore.scale.run import collected, predict_slides  # brings dask.distributed
+
+        return collected(predict_slides(client, store, chosen, head, tiles=tiles, replace=replace), chosen)
     return [run(store, s, head, tiles=tiles, replace=replace) for s in chosen]
 
 
@@ -335,6 +358,36 @@ def neighbors(
         adata.obsp[f"{prefix}{slot}"] = matrix
         about[f"{slot}_key"] = f"{prefix}{slot}"
     adata.uns[key_added or "neighbors"] = about
+
+
+def gram(view: View, backbone: str | None = None, **options: Any) -> Gram:
+    """Return Gram matrices of embeddings and genes over all slides of a view, never all in memory, for `heads.Ridge`.
+
+    Options as in `histostore.cohort.grams.gram`: `genes`, `unit`, `by`, `folds`, `client`, `workers`.
+    """
+    from histostore.cohort.grams import gram as run
+
+    return run(view, backbone, **options)
+
+
+def pca(view: View, backbone: str | None = None, *, n_comps: int = 50, **options: Any) -> Components:
+    """Return the principal components of a view's embeddings, never all in memory.
+
+    Options (`client`, `workers`) as in `histostore.cohort.pca.pca`; scores are ``found.transform(view.lazy())``.
+    """
+    from histostore.cohort.pca import pca as run
+
+    return run(view, backbone, n_comps=n_comps, **options)
+
+
+def nmf(view: View, k: int = 10, *, genes: Sequence[str], **options: Any) -> Programs:
+    """Return non-negative programs of some genes over all slides of a view, learned minibatch by minibatch.
+
+    Options (`unit`, `passes`, `seed`) as in `histostore.cohort.nmf.nmf`; `factors` takes ``found.decoder``.
+    """
+    from histostore.cohort.nmf import nmf as run
+
+    return run(view, k, genes=genes, **options)
 
 
 def drift(store: Store, a: str, b: str, *, tiles: str | None = None, k: int = 10, seed: int = 0) -> Drift:

@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostore.blocks.slide_rows import SlideRows
 from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.genes import join_genes, stack_counts
 from histostore.heads.rows import RowSource
 from histostore.part import Part
+from histostore.store.catalog import known_slides
 from histostore.tables import Report
 from histostore.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    import dask.array as da
     import pandas as pd
     import xarray as xr
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from histostore.genes import Genes
+    from histostore.store.catalog_entries import Known
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
 
@@ -93,14 +97,13 @@ class View:
         for name in condition.names:
             if not any(p.has(name) for p in self.parts):
                 raise NotFoundError(f"where: no column '{name}'{self._near(name)}")
-        parts = []
-        for part in self.parts:
-
-            def column(name: str, part: Part = part) -> NDArray[Any]:
-                return part.column(name) if part.has(name) else np.full(len(part), None)
-
-            keep = np.flatnonzero(condition.mask(len(part), column))
-            parts.append(_selected(part, keep))
+        of_slides = _slide_columns(self.parts, condition.names)
+        if of_slides is not None:
+            passed = condition.mask(len(self.parts), of_slides.__getitem__)
+            none = np.zeros(0, dtype=np.int64)
+            parts = [p if whole else _selected(p, none) for p, whole in zip(self.parts, passed.tolist(), strict=True)]
+        else:
+            parts = [_passing(part, condition) for part in self.parts]
         left = len(self) - sum(map(len, parts))
         return replace(self, parts=tuple(parts), report=self.report.merged(Report({"rows left out by where": left})))
 
@@ -108,9 +111,8 @@ class View:
         """Return ``(n,)`` True where a row passes a filter (see `where`)."""
         out = []
         for part, passed in zip(self.parts, self.where(text).parts, strict=True):
-            assert passed.rows is not None
             mine = np.arange(part.n_all) if part.rows is None else part.rows
-            out.append(np.isin(mine, passed.rows))
+            out.append(np.isin(mine, passed.rows) if passed.rows is not None else np.ones(len(mine), dtype=bool))
         return np.concatenate(out) if out else np.zeros(0, dtype=bool)
 
     def of_slides(self, slides: Collection[str]) -> View:
@@ -146,7 +148,7 @@ class View:
 
     def lazy(self, backbone: str | None = None) -> ViewRows:
         """Return the embeddings as a row source ``(n, d)``: ``source[rows]`` reads those rows, nothing is kept."""
-        return ViewRows(self, self._backbone(backbone))
+        return ViewRows(self, self.embedding_name(backbone))
 
     def forgotten(self) -> View:
         """Return the same rows with nothing read yet: ids, counts and columns that parts keep are let go of."""
@@ -187,12 +189,12 @@ class View:
 
     def with_counts(self) -> View:
         """Return the rows that have counts; how many were left out is in the report."""
-        parts = tuple(_selected(p, np.flatnonzero(p.count_row[_all(p)] >= 0)) for p in self.parts)
+        parts = tuple(map(_counted, self.parts))
         left = len(self) - sum(map(len, parts))
         report = self.report.merged(Report({"rows without counts": left})) if left else self.report
         return replace(self, parts=parts, report=report)
 
-    def to_adata(self, *, images: bool = True, counts: bool | None = None) -> AnnData:
+    def to_adata(self, *, images: bool = True, counts: bool | None = None, lazy: bool = False) -> AnnData:
         """Return a plain AnnData, as scanpy and squidpy expect it.
 
         ``X`` integer counts (CSR), ``obs`` with slide, patient, barcode, library_id and all labels,
@@ -206,6 +208,10 @@ class View:
         counts
             False for no X (all tiles, also those without counts); by default counts where the slides have them (the
             tiles of a grid have none), and rows without counts left out (counted in ``uns["histostore"]``).
+        lazy
+            ``X`` (`counts_dask`) and embeddings (`to_dask`) are dask arrays, read when they are computed; obs is in
+            memory, less n_counts and n_genes. scanpy's ``pp.normalize_total``, ``pp.log1p`` and
+            ``pp.highly_variable_genes`` take them.
         """
         from histostore.adata import build_adata
 
@@ -216,15 +222,61 @@ class View:
                 lacking = ", ".join(p.slide for p, h in zip(self.parts, has, strict=True) if not h)
                 raise DataError(f"slides {lacking} have no counts; choose slides, or pass counts=False")
         view = self.with_counts() if counts else self
-        return build_adata(view, images=images, counts=counts)
+        return build_adata(view, images=images, counts=counts, lazy=lazy)
 
-    def to_xarray(self, backbone: str | None = None) -> xr.Dataset:
-        """Return embeddings and obs as a dask-backed, labelled Dataset with the dimensions ``obs`` and ``feature``."""
+    def to_dask(self, backbone: str | None = None) -> da.Array:
+        """Return the embeddings as a dask array ``(n, d)`` in the type they are stored in.
+
+        Chunks are the shards on disk; small ones, of as many slides as it takes, are one chunk of up to 16 MiB. Tasks
+        hold the place of the store and the rows, no open file, so any scheduler runs them: workers open the store
+        themselves. A row is NaN where its tile is unreadable.
+        """
+        from histostore.lazy import dask_embeddings
+
+        return dask_embeddings(self, self.embedding_name(backbone))
+
+    def counts_dask(self) -> Genes:
+        """Return the counts as `counts` does, with a dask array of CSR blocks ``(n, g)`` as the matrix.
+
+        int32, or float32 with explicit NaN where a targeted panel did not measure a gene.
+
+        Raises
+        ------
+        DataError
+            A row has no counts (`with_counts` leaves such rows out), or none can have.
+        """
+        from histostore.lazy import dask_counts
+
+        return dask_counts(self)
+
+    def to_xarray(
+        self, backbone: str | None = None, *, expression: bool = False, columns: Sequence[str] | None = None
+    ) -> xr.Dataset:
+        """Return a dask-backed Dataset with the dimensions ``obs``, ``feature`` and, with `expression`, ``gene``.
+
+        Parameters
+        ----------
+        backbone
+            Which embeddings; a view that was opened without any gives counts alone.
+        expression
+            Add counts as ``expression (obs, gene)``, dense float32 in blocks of at most 32 MiB: what xarray's own
+            functions take (for CSR see `counts_dask`). Rows without counts are an error, see `with_counts`.
+        columns
+            Obs columns to have as coordinates, all by default. They are read at once.
+        """
         from histostore.lazy import build_dataset
 
-        return build_dataset(self, self._backbone(backbone))
+        name = None if expression and backbone is None and not self.backbones else self.embedding_name(backbone)
+        return build_dataset(self, name, expression=expression, columns=columns)
 
-    def _backbone(self, name: str | None) -> str:
+    def embedding_name(self, name: str | None = None) -> str:
+        """Return the backbone that is meant: the only one where none is named.
+
+        Raises
+        ------
+        NotFoundError
+            The view has no such embeddings, or several and none is named.
+        """
         if name is None and len(self.backbones) == 1:
             return self.backbones[0]
         if name not in self.backbones:
@@ -287,6 +339,34 @@ def _all(part: Part) -> NDArray[np.int64] | slice:
     return slice(None) if part.rows is None else part.rows
 
 
+def _counted(part: Part) -> Part:
+    """Return the rows that have counts; the counts themselves are not read for that."""
+    if part.expression is None:
+        return _selected(part, np.zeros(0, dtype=np.int64))
+    rows = SlideRows.of(part).open(part.store)
+    return part if rows.all_counted else _selected(part, np.flatnonzero(rows.count_row >= 0))
+
+
+def _slide_columns(parts: Sequence[Part], names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """Return one value per slide of each column; None where a column is not of slides as a whole."""
+    found: dict[str, NDArray[Any]] = {}
+    for name in names:
+        values = np.empty(len(parts), dtype=object)
+        for at, part in enumerate(parts):
+            values[at] = part.slide_value(name)
+            if values[at] is ...:
+                return None
+        found[name] = values
+    return found
+
+
+def _passing(part: Part, condition: Where) -> Part:
+    def column(name: str) -> NDArray[Any]:
+        return part.column(name) if part.has(name) else np.full(len(part), None)
+
+    return _selected(part, np.flatnonzero(condition.mask(len(part), column)))
+
+
 def _selected(part: Part, keep: NDArray[np.int64]) -> Part:
     rows = keep if part.rows is None else part.rows[keep]
     other = replace(part, rows=rows)
@@ -333,13 +413,12 @@ def view(
     wanted = [backbone] if isinstance(backbone, str) else list(backbone or ())
     if isinstance(genes, str) and genes not in ("outer", "inner"):
         raise UsageError(f"genes is '{genes}', not 'outer', 'inner' or a list of genes")
-    chosen = list(slides) if slides is not None else store.slides()
-    if not chosen:
+    known = known_slides(store, slides)
+    if not known:
         raise NotFoundError(f"no slides in {store.uri}; ingest one first")
-    manifests = [store.slide(s) for s in chosen]
     if region_share is not None and not 0 < region_share <= 1:
         raise UsageError(f"region_share is {region_share}, outside 0-1")
-    parts = tuple(replace(_part(store, m, wanted, tiles), region_share=region_share) for m in manifests)
+    parts = tuple(_part(store, slide, wanted, tiles, region_share) for slide in known)
     names = tuple(parts[0].embeddings)
     _same_backbones(parts, names)
     join = genes if isinstance(genes, str) else tuple(genes)
@@ -347,7 +426,8 @@ def view(
     return opened.where(where) if where is not None else opened
 
 
-def _part(store: Store, manifest: Manifest, wanted: list[str], tiles: str | None) -> Part:
+def _part(store: Store, known: Known, wanted: list[str], tiles: str | None, region_share: float | None) -> Part:
+    manifest, headers = known
     embeddings: dict[str, Ref] = {}
     for name in wanted:
         ref = _embedding(manifest, name, tiles)
@@ -356,7 +436,9 @@ def _part(store: Store, manifest: Manifest, wanted: list[str], tiles: str | None
     tiles_ref = manifest.find("tiles", tiles) if tiles is not None else None
     points = SPOTS
     if tiles_ref is not None:
-        points = str(store.group(tiles_ref).attrs["points"])
+        about = headers.get(tiles_ref.key)
+        attrs = about.attrs if about is not None and about.attrs is not None else store.group(tiles_ref).attrs
+        points = str(attrs["points"])
     return Part(
         store=store,
         manifest=manifest,
@@ -365,6 +447,8 @@ def _part(store: Store, manifest: Manifest, wanted: list[str], tiles: str | None
         embeddings=embeddings,
         # counts are of the assay's own spots: the id of a grid cell ("7x12") may be that of a spot elsewhere
         expression=manifest.get("expression", "counts") if points == SPOTS else None,
+        region_share=region_share,
+        headers=headers,
     )
 
 
@@ -387,7 +471,7 @@ def _embedding(manifest: Manifest, backbone: str, tiles: str | None) -> Ref:
 
 def _same_backbones(parts: Sequence[Part], names: Sequence[str]) -> None:
     for name in names:
-        digests: Mapping[str, str] = {p.slide: p.group(p.embeddings[name]).attrs["backbone_digest"] for p in parts}
+        digests: Mapping[str, str] = {p.slide: p.attrs(p.embeddings[name])["backbone_digest"] for p in parts}
         if len(set(digests.values())) > 1:
             listed = ", ".join(f"{s} {d[:8]}" for s, d in digests.items())
             raise DataError(f"'{name}' is not the same backbone on all slides ({listed}); embed them again with one")

@@ -203,9 +203,9 @@ def hals(Y: Floats, W: Floats, H: Floats, *, max_iter: int, tol: float) -> tuple
     total = float(np.einsum("ij,ij->", Y, Y, dtype=np.float64))
     error = before = total
     for iteration in range(1, max_iter + 1):
-        _sweep(W, H @ Y.T, H @ H.T)
+        sweep(W, H @ Y.T, H @ H.T)
         towards, gram = W @ Y, W @ W.T
-        _sweep(H, towards, gram)
+        sweep(H, towards, gram)
         cross = float(np.einsum("ij,ij->", towards, H, dtype=np.float64))
         error = max(total - 2 * cross + float(np.sum(gram * (H @ H.T), dtype=np.float64)), 0.0)
         if iteration > 1 and before - error <= tol * before:
@@ -214,7 +214,7 @@ def hals(Y: Floats, W: Floats, H: Floats, *, max_iter: int, tol: float) -> tuple
     return float(np.sqrt(error / total)), max_iter, False
 
 
-def _sweep(F: Floats, towards: Floats, gram: Floats) -> None:
+def sweep(F: Floats, towards: Floats, gram: Floats) -> None:
     """Improve each row of ``F (k, m)`` in turn, the others fixed, until a sweep moves little or `SWEEPS` are done."""
     first = 0.0
     for sweep in range(SWEEPS):

@@ -1,0 +1,101 @@
+"""Means and variances over slides that do not list the same genes, against the matrix they are of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from histostore import pp
+from histostore.blocks.gene_lists import GeneList
+from histostore.cohort.moments import Moments
+from histostore.errors import DataError, NotFoundError, UsageError
+from histostore.heads.panels import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import histostore as hs
+
+
+def whole_matrix(store: hs.Store, **options: Any) -> tuple[Any, Any]:
+    genes = store.view(**options).with_counts().counts()
+    return genes, genes.matrix
+
+
+def test_means_and_variances_are_those_of_the_matrix(many: hs.Store) -> None:
+    genes, counts = whole_matrix(many)
+    found = pp.gene_stats(many.view())
+    values = normalise(counts, "log1p-cp10k").toarray()
+    assert tuple(found.index) == genes.symbols
+    assert tuple(found["gene_ids"]) == genes.ids
+    np.testing.assert_allclose(found["means"], values.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found["variances"], values.var(0, ddof=1), rtol=1e-11)
+    np.testing.assert_array_equal(found["n_cells"], (counts.toarray() > 0).sum(0))
+    assert (found["n_rows"] == 1655).all()
+    assert (found["n_missing"] == 0).all()
+    about = found.attrs["histostore"]
+    assert about == {
+        "rows": 1655, "left_out": {"rows without counts": 10}, "unmeasured_genes": {}, "values": "log1p-cp10k",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", ["counts", "cp10k", "log1p"])
+def test_other_values(many: hs.Store, values: Any) -> None:
+    _, counts = whole_matrix(many)
+    dense = counts.toarray().astype(float)
+    expected = {
+        "counts": dense, "cp10k": 1e4 * dense / dense.sum(1, keepdims=True).clip(1), "log1p": np.log1p(dense),
+    }[values]  # fmt: skip
+    found = pp.gene_stats(many.view(), values=values)
+    np.testing.assert_allclose(found["means"], expected.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found["variances"], expected.var(0, ddof=1), rtol=1e-11)
+
+
+def test_a_gene_that_a_panel_lacks_is_missing_and_not_zero(with_panel: hs.Store) -> None:
+    genes, counts = whole_matrix(with_panel)
+    found = pp.gene_stats(with_panel.view(), values="counts")
+    dense = counts.toarray()
+    assert tuple(found.index) == genes.symbols
+    np.testing.assert_allclose(found["means"], np.nanmean(dense, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found["variances"], np.nanvar(dense, axis=0, ddof=1), rtol=1e-11)
+    np.testing.assert_array_equal(found["n_missing"], np.isnan(dense).sum(0))
+    assert sorted(set(found["n_missing"])) == [0, 80]
+    assert found.attrs["histostore"]["unmeasured_genes"] == {"B": 100}
+
+
+def test_chosen_rows_and_genes(many: hs.Store) -> None:
+    view = many.view(genes=["G7", "ENSG00003"], where="patient != 'P0'")
+    found = pp.gene_stats(view, values="counts")
+    counts = view.with_counts().counts()
+    assert list(found.index) == ["G7", "G3"]
+    np.testing.assert_allclose(found["means"], counts.matrix.toarray().mean(0), rtol=1e-12)
+    inner = pp.gene_stats(many.view(genes="inner"))
+    assert tuple(inner["gene_ids"]) == many.view(genes="inner").with_counts().counts().ids
+    with pytest.raises(NotFoundError, match="no gene 'nothing'"):
+        pp.gene_stats(many.view(genes=["nothing"]))
+
+
+def test_what_are_no_counts_is_refused(one_more: Callable[..., hs.Store]) -> None:
+    store = one_more(normalised=True)
+    with pytest.raises(DataError, match="slide 'N' has normalised values"):
+        pp.gene_stats(store.view())
+    with pytest.raises(UsageError, match="values is 'tpm'"):
+        pp.gene_stats(store.view(), values="tpm")
+    with pytest.raises(DataError, match="none of the 0 rows"):
+        pp.gene_stats(store.view(where="patient == 'nobody'"))
+
+
+def test_no_digits_are_lost_to_a_large_mean_or_to_many_parts() -> None:
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(0)
+    values = 1e6 + rng.normal(size=(5000, 1))
+    genes = GeneList(("a",), ("a",), {"a": 0})
+    whole = Moments()
+    for begin in range(0, 5000, 5):
+        one = Moments()
+        one.add(sp.csr_array(values[begin : begin + 5]), genes, whole=True)
+        whole.merge(one)
+    assert whole.variance()[0] == pytest.approx(values.var(ddof=1), rel=1e-9)
