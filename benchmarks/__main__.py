@@ -19,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHORTER = {
+    "arithmetic": ("--slides", "500"),
     "catalog": ("--slides", "1000"),
     "cohort": ("--slides", "200"),
     "growth": ("--most", "10000", "--rounds", "1"),

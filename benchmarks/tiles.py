@@ -31,7 +31,7 @@ import zarr
 from benchmarks._rounds import Gates, faster, interleaved
 from histostore.slides import open_slide
 from histostore.specs import MaskSpec, PixelSpec, TileSpec
-from histostore.stages.pixels import PixelJob, pixel_array
+from histostore.stages.pixels import PixelJob, pixel_array, write_status
 from histostore.store.batches import batches
 from histostore.store.store import create_store
 from histostore.tiles.mask import tissue_mask
@@ -99,8 +99,11 @@ def write_ours(folder: Path, tiles: NDArray[np.uint8], codec: Any, threads: int)
     spec = pixel_array(PixelSpec(codec=codec, shard_tiles=SHARD), len(tiles), PX)
     source: Any = InMemory(tiles)
     with store.begin("S", "pixels", "grid", spec={}, inputs={}) as writer:
+        writer.create("pixels", spec)
         job = PixelJob(writer, spec, source, BATCH, threads)
-        job.finish()
+        for shard in job.pending():
+            job.ensure(shard)
+        write_status(writer, "pixels", spec)
         ref = writer.seal(rows=len(tiles))
     return store.group(ref).array("pixels")
 

@@ -20,9 +20,10 @@ def test_the_package_offers_these_names_and_no_others() -> None:
 
 
 def test_the_namespaces_offer_what_the_docs_show() -> None:
-    assert set(hs.pp.__all__) == {"annotate", "ingest", "tile"}
+    assert set(hs.pp.__all__) == {"annotate", "gene_stats", "highly_variable_genes", "ingest", "tile"}
     assert set(hs.tl.__all__) == {
-        "drift", "embed", "factors", "finetune", "fit", "index", "neighbors", "pool", "predict", "review", "search",
+        "drift", "embed", "factors", "finetune", "fit", "gram", "index", "neighbors", "nmf", "pca", "pool", "predict",
+        "review", "search",
     }  # fmt: skip
     assert set(hs.get.__all__) == {"head", "obs", "prediction", "slides"}
     assert hs.heads.Ridge().get_params()["alphas"]

@@ -57,7 +57,7 @@ def test_read_batch_and_workers_change_no_byte(
     read_batch: int, workers: int, tiled: Path, testing_bytes: dict[str, str], copy_of: Callable[[Path], Path], cli: Any
 ) -> None:
     store = copy_of(tiled)
-    how = ("--read-batch", read_batch, "--workers", workers)
+    how = ("--read-batch", read_batch, "--read-threads", workers)
     cli("embed", store, "--slides", SLIDE, "--backbone", "testing", "--shard-rows", 16, *how)
     assert contents(store, SLIDE, keys=["embeddings/spots/testing"]) == testing_bytes
 
@@ -67,7 +67,7 @@ def test_tiles_are_the_same_bytes_with_any_read_batch_and_workers(
     read_batch: int, workers: int, ingested: Path, tiled: Path, copy_of: Callable[[Path], Path], cli: Any
 ) -> None:
     store = copy_of(ingested)
-    how = ("--read-batch", read_batch, "--workers", workers)
+    how = ("--read-batch", read_batch, "--read-threads", workers)
     cli("tile", store, "--at", "spots", "--px", 96, "--codec", "lossless", "--shard-tiles", 8, *how)
     for slide in ("A1", "B1"):
         assert contents(store, slide) == contents(tiled, slide)
@@ -80,7 +80,7 @@ def test_a_network_gives_the_same_bytes_with_any_read_batch_workers_threads_and_
     one = load_backbone("efficientnet_lite0", device="cpu", threads=1)
     whole = embedding(copy_of(tiled), one, batch=8)
     assert len(whole) >= 35
-    again = embedding(copy_of(tiled), one, batch=8, read_batch=7, workers=2)
+    again = embedding(copy_of(tiled), one, batch=8, read_batch=7, read_threads=2)
     assert again.tobytes() == whole.tobytes()
     two = load_backbone("efficientnet_lite0", device="cpu", threads=2)
     for other in (embedding(copy_of(tiled), two, batch=32), embedding(copy_of(tiled), one, batch=5)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostore.cli.common import chosen_slides, each, names, pairs, show, show_stage, the_store
 from histostore.cli.progress import Line
+from histostore.cli.workers import client_of, show_each, wants_workers
 from histostore.errors import UsageError
 from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
 
@@ -48,6 +50,7 @@ def ingest(args: argparse.Namespace) -> int:
 
 def _samples(args: argparse.Namespace) -> list[Sample]:
     from histostore.io.sheet import Sample, read_sheet
+    from histostore.slides.remote import is_remote
 
     if (args.sheet is None) == (args.slide is None):
         raise UsageError("give --sheet, or one slide with --slide and --image")
@@ -56,12 +59,14 @@ def _samples(args: argparse.Namespace) -> list[Sample]:
     if (args.image is None) == (args.image_folder is None):
         raise UsageError(f"slide '{args.slide}' needs its --image, or an --image-folder")
 
+    image = args.image or args.image_folder
+
     def path(value: str | None) -> Path | None:
         return Path(value) if value is not None else None
 
     return [
         Sample(
-            slide=args.slide, image=Path(args.image or args.image_folder),
+            slide=args.slide, image=image if is_remote(image) else Path(image),
             image_folder=args.image_folder is not None, mpp=args.mpp, mag=args.mag, st_counts=path(args.st_counts),
             st_spots=path(args.st_spots), visium=path(args.visium), anndata=path(args.anndata),
             points=path(args.points), obs=path(args.obs), geojson=path(args.geojson),
@@ -117,16 +122,33 @@ def tile(args: argparse.Namespace) -> int:
 
     store, line = the_store(args, writing=True), Line()
     spec, pixels = _tile_spec(args), PixelSpec(codec=args.codec, quality=args.quality, shard_tiles=args.shard_tiles)
+    if args.dry_run:
+        from histostore.cli.estimates import show_tiling
 
-    def one(slide: str) -> Iterable[StageResult]:
-        yield run(
-            store, slide, spec, pixels=pixels, name=args.name, replace=args.replace,
-            read_batch=args.read_batch, workers=args.workers, progress=line,
-        )  # fmt: skip
+        return show_tiling(store, spec, pixels, args)
+
+    how: dict[str, Any] = {
+        "pixels": pixels, "name": args.name, "replace": args.replace,
+        "read_batch": args.read_batch, "read_threads": args.read_threads,
+    }  # fmt: skip
+
+    def draw(slide: str) -> None:
         if args.picture is not None:
             from histostore.stages.pictures import tile_picture
 
             tile_picture(store, slide, args.name or spec.default_name, Path(args.picture) / f"{slide}.png")
+
+    if wants_workers(args):
+        slides = chosen_slides(store, args)
+        with client_of(args) as client:
+            from histostore.scale.run import tile_slides
+
+            outcomes = tile_slides(client, store, slides, spec, progress=line, **how)
+            return show_each(outcomes, len(slides), args, then=draw)
+
+    def one(slide: str) -> Iterable[StageResult]:
+        yield run(store, slide, spec, progress=line, **how)
+        draw(slide)
 
     return each(_by_slide(store, args, one), args)
 
@@ -167,8 +189,8 @@ def finetune(args: argparse.Namespace) -> None:
     store = the_store(args, writing=True)
     result = tl.finetune(
         store, args.backbone, _columns(args.target), save=args.save, tiles=args.tiles, slides=names(args.slides),
-        where=args.where, workers=args.workers, device=args.device, allow_mpp=args.allow_mpp, replace=args.replace,
-        progress=Line(), **_finetune_options(args),
+        where=args.where, read_threads=args.read_threads, device=args.device, allow_mpp=args.allow_mpp,
+        replace=args.replace, progress=Line(), **_finetune_options(args),
     )  # fmt: skip
     curves = result.curves
     left = ", ".join(f"{n:,} {what} left out" for what, n in result.left_out.items() if n)
@@ -213,17 +235,56 @@ def embed(args: argparse.Namespace) -> int:
     slides = chosen_slides(store, args)
     if args.shard_rows > CHUNK_ROWS and args.shard_rows % CHUNK_ROWS:
         raise UsageError(f"--shard-rows is {args.shard_rows}: give at most {CHUNK_ROWS}, or a multiple of it")
-    backbones = _backbones(
-        store, args.backbone, device=args.device, threads=args.threads, precision=args.precision,
-        dihedral=args.dihedral, allow_pickle=args.allow_pickle,
-        checkpoint=Path(args.checkpoint) if args.checkpoint is not None else None,
-    )  # fmt: skip
+    loading: dict[str, Any] = {
+        "device": args.device, "threads": args.threads, "precision": args.precision, "dihedral": args.dihedral,
+        "allow_pickle": args.allow_pickle, "engine": args.engine, "compile_with": args.compile,
+        "checkpoint": Path(args.checkpoint).absolute() if args.checkpoint is not None else None,
+    }  # fmt: skip
     spec = EmbeddingSpec(dtype=args.dtype, shard_rows=args.shard_rows, chunk_rows=min(CHUNK_ROWS, args.shard_rows))
+    how: dict[str, Any] = {
+        "tiles": args.tiles, "spec": spec, "batch": args.batch, "read_batch": args.read_batch,
+        "read_threads": args.read_threads, "replace": args.replace, "allow_mpp": args.allow_mpp,
+    }  # fmt: skip
+    if wants_workers(args) and not args.dry_run:
+        return _embed_on_workers(store, slides, args, line, loading, how)
+    backbones = _backbones(store, args.backbone, **loading)
+    for backbone in backbones:
+        if (off := backbone.engine().get("off_torch")) is not None:
+            line.say(f"{backbone.spec.name}: engine {args.engine}, off torch's rows by {off} of their largest value")
+    if args.dry_run:
+        from histostore.cli.estimates import show_embedding
+
+        return show_embedding(store, slides, backbones, spec, args)
 
     def one(slide: str) -> Iterable[StageResult]:
-        return run(
-            store, slide, backbones, tiles=args.tiles, spec=spec, batch=args.batch, read_batch=args.read_batch,
-            workers=args.workers, replace=args.replace, allow_mpp=args.allow_mpp, progress=line,
-        )  # fmt: skip
+        begun = time.perf_counter()
+        results = run(store, slide, backbones, progress=line, **how)
+        wall = time.perf_counter() - begun
+        yield from results
+        if args.profile:
+            _show_profile(results, wall, args)
 
     return each([(s, partial(one, s)) for s in slides], args)
+
+
+def _embed_on_workers(
+    store: Store, slides: list[str], args: argparse.Namespace, line: Line, loading: dict[str, Any], how: dict[str, Any]
+) -> int:
+    if args.profile:
+        raise UsageError("--profile is of one process: leave out --workers and --scheduler")
+    with client_of(args) as client:
+        from histostore.scale.run import embed_slides, names_only
+
+        calls = names_only(names(args.backbone) or [], **loading)
+        outcomes = embed_slides(client, store, slides, calls, gpu=args.gpu_per_worker, progress=line, **how)
+        return show_each(outcomes, len(slides), args, then=lambda _slide: None)
+
+
+def _show_profile(results: list[StageResult], wall: float, args: argparse.Namespace) -> None:
+    """Print where the time went; backbones of one pass share it."""
+    from histostore.stages.profile import Profile
+
+    worked = [r for r in results if r.seconds]
+    rows = sum(r.rows for r in worked)
+    profile = Profile(wall=wall, rows=rows, busy=worked[0].seconds if worked else {})
+    show({"slide": results[0].slide, "profile": profile.to_json()}, profile.text(), args)

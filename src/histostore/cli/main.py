@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(StorageError(f"{place}{error.strerror or error}"), args)
     except MemoryError as error:
         print(
-            f"histostore: error: out of memory ({error}); use smaller --read-batch or fewer --workers", file=sys.stderr
+            f"histostore: error: out of memory ({error}); use smaller --read-batch or fewer --read-threads",
+            file=sys.stderr,
         )
         return EXIT_DATA
 

@@ -53,7 +53,19 @@ def which_slides(p: argparse.ArgumentParser) -> None:
 def reading(p: argparse.ArgumentParser) -> None:
     """Take how tiles are read."""
     p.add_argument("--read-batch", type=whole(1), default=64, metavar="N", help="tiles per read (default 64)")
-    p.add_argument("--workers", type=whole(1), default=1, metavar="N", help="reading threads (default 1)")
+    p.add_argument("--read-threads", type=whole(1), default=1, metavar="N", help="threads that read and decode (1)")
+
+
+def on_workers(p: argparse.ArgumentParser, *, gpu: bool = False) -> None:
+    """Take where the work is done: here, in worker processes, or at a dask scheduler."""
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=whole(1), metavar="N", help="spread the work over N processes (needs dask)")
+    where.add_argument("--scheduler", metavar="URL", help="a dask scheduler, tls://HOST:8786 or tcp://127.0.0.1:8786")
+    for name, what in (("ca", "authority"), ("cert", "certificate"), ("key", "key")):
+        p.add_argument(f"--tls-{name}", metavar="PEM", help=f"{what} for encrypted connections")
+    p.add_argument("--allow-plain-tcp", action="store_true", help="permit a tcp:// scheduler beyond this machine")
+    if gpu:
+        p.add_argument("--gpu-per-worker", action="store_true", help="one GPU for each worker (resource GPU=1)")
 
 
 def which_rows(p: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histostore.cli.options import reading, the_store, which_slides, whole
+from histostore.cli.options import on_workers, reading, the_store, which_slides, whole
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,7 @@ def _ingest(p: argparse.ArgumentParser) -> None:
     the_store(p)
     p.add_argument("--sheet", metavar="CSV", help="sample sheet: slide, image, mpp, st_counts, st_spots, visium, …")
     p.add_argument("--slide", metavar="ID", help="id of the slide")
-    p.add_argument("--image", metavar="FILE", help="SVS, NDPI, TIFF, JPG, PNG, …")
+    p.add_argument("--image", metavar="FILE", help="SVS, NDPI, TIFF, JPG, PNG, …; or a TIFF's address (http, s3, …)")
     p.add_argument("--image-folder", metavar="DIR", help="images in class-named subfolders, as one slide of patches")
     p.add_argument("--mpp", type=float, metavar="UM", help="µm per full-resolution pixel")
     p.add_argument("--mag", type=float, metavar="X", help="magnification, as another way to say mpp (20 is 0.5)")
@@ -83,7 +83,9 @@ def _tile(p: argparse.ArgumentParser) -> None:
     p.add_argument("--name", help="name of the tile set (default: spots, grid@MPP)")
     p.add_argument("--replace", action="store_true", help="let the name move to this spec")
     p.add_argument("--picture", metavar="DIR", help="write a picture of mask and tiles per slide")
+    p.add_argument("--dry-run", action="store_true", help="write nothing; say how many tiles, bytes and how long")
     reading(p)
+    on_workers(p)
 
 
 def _embed(p: argparse.ArgumentParser) -> None:
@@ -97,14 +99,19 @@ def _embed(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--threads", type=whole(1), metavar="N", help="threads of the forward pass (part of the engine)")
     p.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    p.add_argument("--engine", choices=("torch", "openvino"), default="torch", help="what runs the network (torch)")
+    p.add_argument("--compile", metavar="BACKEND", help="torch.compile: inductor, cudagraphs (part of the engine)")
+    p.add_argument("--profile", action="store_true", help="tell how busy each part was, and which one binds")
     p.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how embeddings are kept")
     p.add_argument("--dihedral", action="store_true", help="average over the eight symmetries")
     p.add_argument("--checkpoint", metavar="FILE", help="local weights for the named architecture")
     p.add_argument("--allow-pickle", action="store_true", help="load a .pt pickle (it can run code: only if trusted)")
     p.add_argument("--allow-mpp", action="store_true", help="permit tiles of another resolution than the model's")
     p.add_argument("--shard-rows", type=whole(1), default=2048, metavar="N", help="rows per shard (2048)")
+    p.add_argument("--dry-run", action="store_true", help="write nothing; say how many tiles, bytes and how long")
     p.add_argument("--replace", action="store_true", help="let the name move to this spec")
     reading(p)
+    on_workers(p, gpu=True)
 
 
 def _finetune(p: argparse.ArgumentParser) -> None:
@@ -123,7 +130,7 @@ def _finetune(p: argparse.ArgumentParser) -> None:
     p.add_argument("--class-weight", choices=("none", "balanced"), default="none")
     p.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="lr, max_epochs, batch, blur, …")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    p.add_argument("--workers", type=whole(1), default=1, metavar="N", help="decoding threads (default 1)")
+    p.add_argument("--read-threads", type=whole(1), default=1, metavar="N", help="threads that decode (1)")
     p.add_argument("--seed", type=whole(0), default=0)
     p.add_argument("--allow-mpp", action="store_true", help="permit tiles of another resolution than the model's")
     p.add_argument("--replace", action="store_true", help="let the name move to the new backbone")

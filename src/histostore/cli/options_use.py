@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histostore.cli.options import the_store, which_rows, which_slides, whole
+from histostore.cli.options import on_workers, the_store, which_rows, which_slides, whole
 
 if TYPE_CHECKING:
     import argparse
@@ -71,6 +71,7 @@ def _predict(p: argparse.ArgumentParser) -> None:
         help="which genes to draw (default: the first four), or to put into .geojson, .loupe.csv",
     )
     p.add_argument("--replace", action="store_true", help="let the name move to the new predictions")
+    on_workers(p, gpu=True)
 
 
 def _review(p: argparse.ArgumentParser) -> None:

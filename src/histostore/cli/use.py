@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.cli.common import chosen_slides, each, names, show, target, the_store
 from histostore.cli.progress import Line
+from histostore.cli.workers import client_of, show_each, wants_workers
 from histostore.errors import UsageError
 from histostore.head_specs import FeatureSpec, LabelSpec, SplitSpec
 
@@ -147,7 +148,17 @@ def predict(args: argparse.Namespace) -> int:
     def one(slide: str) -> list[StageResult]:
         return [run(store, slide, args.head, tiles=args.tiles, replace=args.replace)]
 
-    worst = each([(s, partial(one, s)) for s in slides], args)
+    if wants_workers(args):
+        with client_of(args) as client:
+            from histostore.scale.run import predict_slides
+
+            outcomes = predict_slides(
+                client, store, slides, args.head, gpu=args.gpu_per_worker, progress=Line(), tiles=args.tiles,
+                replace=args.replace,
+            )  # fmt: skip
+            worst = show_each(outcomes, len(slides), args, then=lambda _slide: None)
+    else:
+        worst = each([(s, partial(one, s)) for s in slides], args)
     if worst:
         return worst
     for path, of in files:

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from histostore.errors import ConflictError, SpecMismatchError
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.specs import EmbeddingSpec
-from histostore.stages.embed_rows import Pass, checked_rows, embed_rows
-from histostore.stages.pixels import SlideTiles, StoredTiles, plan_of, status_counts
+from histostore.stages.embed_rows import Pass, Shard, behind, checked_rows, embed_shards
+from histostore.stages.pixels import SlideTiles, StoredTiles, plan_of, write_status
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import open_source
+from histostore.stages.tile_plan import placed
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
 from histostore.tables import Report
-from histostore.tiles.stain import StainFit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from histostore.protocols import Backbone
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from histostore.protocols import Backbone, Slide
+    from histostore.specs import BackboneSpec
+    from histostore.stages.embed_rows import EmbeddedShard
     from histostore.stages.pixels import PixelJob, TileSource
     from histostore.store.groups import GroupWriter
-    from histostore.store.manifest import Manifest, Ref
+    from histostore.store.manifest import Ref
     from histostore.store.store import Store
 
 MPP_TOLERANCE = 0.10
 """Tiles further than this from the resolution a histology backbone declares are refused unless told otherwise."""
 
 DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+
+type Sealed = tuple[Ref, bool]
+"""A sealed group, and whether an attempt was gone on with."""
 
 
 def embed(
@@ -44,7 +51,7 @@ def embed(
     spec: EmbeddingSpec | None = None,
     batch: int | None = None,
     read_batch: int = 64,
-    workers: int = 1,
+    read_threads: int = 1,
     replace: bool = False,
     allow_mpp: bool = False,
     progress: Progress | None = None,
@@ -61,8 +68,8 @@ def embed(
     batch
         Tiles per forward pass. Part of the engine: batches are cut from the start of the shard and the last is
         padded, so a row's batch-mates depend on its index alone.
-    read_batch, workers
-        Tiles per read and reading threads; they never change a value.
+    read_batch, read_threads
+        Tiles per read, and threads that read and decode; they never change a value.
     allow_mpp
         Permit tiles of another resolution than the backbone declares.
 
@@ -80,35 +87,15 @@ def embed(
     DataError
         A backbone gave a value that is not finite for a readable tile; the tiles are named.
     """
-    progress = progress or Silent()
-    spec = spec or EmbeddingSpec()
-    manifest = store.slide(slide)
-    tiles_ref = manifest.find("tiles", tiles)
-    pixels_ref = manifest.get("pixels", tiles_ref.name)
-    found: list[StageResult | None] = []
-    for backbone in backbones:
-        name = _check(store, tiles_ref, backbone, allow_mpp=allow_mpp)
-        inputs = _inputs(tiles_ref, pixels_ref)
-        ref = store.committed(slide, "embeddings", name, spec=_spec_json(backbone, spec), inputs=inputs)
-        result = None
-        if ref is not None:
-            rows = store.group(ref).rows
-            result = StageResult(slide=slide, stage="embed", refs=(ref,), done="already there", rows=rows)
-        elif manifest.get("embeddings", name) is not None and not replace:
-            raise ConflictError(  # the commit would refuse it after hours of work
-                f"slide '{slide}': embeddings '{name}' are there with another backbone, layout or other pixels; "
-                "pass --replace to move the name"
-            )
-        found.append(result)
+    progress, watch = progress or Silent(), Stopwatch()
+    embedding = begin_embedding(store, slide, tiles=tiles, spec=spec, batch=batch)
+    found = [embedding.already(store, b.spec, replace=replace, allow_mpp=allow_mpp) for b in backbones]
     todo = [b for b, r in zip(backbones, found, strict=True) if r is None]
     if todo:
         with ExitStack() as stack:
-            source = _source(store, manifest, tiles_ref, pixels_ref, workers, stack)
-            run = EmbedRun(
-                store, slide, tiles_ref, _inputs(tiles_ref, pixels_ref), source, todo,
-                spec=spec, batch=batch, read_batch=read_batch, progress=progress,
-            )  # fmt: skip
-            written = iter(run.commit(run.write(), replace=replace))
+            source = tile_source(store, embedding, read_threads, stack)
+            sealed = _write(store, embedding, source, todo, read_batch, progress, watch)
+        written = iter(embedding.commit(store, sealed, replace=replace, watch=watch))
         found = [r if r is not None else next(written) for r in found]
     return [r for r in found if r is not None]
 
@@ -127,107 +114,57 @@ def embed_in_pass(
 
     def write(job: PixelJob, tiles_ref: Ref, name: str) -> list[Ref]:
         del name
-        for backbone in backbones:
-            _check(store, tiles_ref, backbone, allow_mpp=False)
-        inputs = {"tiles": tiles_ref.digest, "pixels": job.writer.digest}
-        run = EmbedRun(
-            store, slide, tiles_ref, inputs, job, backbones,
-            spec=spec or EmbeddingSpec(), batch=batch, read_batch=read_batch, progress=progress or Silent(),
+        embedding = Embedding(
+            slide=slide, tiles=tiles_ref, inputs={"tiles": tiles_ref.digest, "pixels": job.writer.digest},
+            spec=spec or EmbeddingSpec(), batch=batch,
         )  # fmt: skip
-        return [ref for ref, _, _ in run.write()]
+        for backbone in backbones:
+            embedding.check(store, backbone.spec, allow_mpp=False)
+        return [
+            ref for ref, _ in _write(store, embedding, job, backbones, read_batch, progress or Silent(), Stopwatch())
+        ]
 
     return write
 
 
-def _check(store: Store, tiles_ref: Ref, backbone: Backbone, *, allow_mpp: bool) -> str:
-    mpp = float(store.group(tiles_ref).attrs["mpp"])
-    wanted = backbone.spec.mpp
-    if wanted is not None and not allow_mpp and abs(mpp - wanted) > MPP_TOLERANCE * wanted:
-        raise SpecMismatchError(
-            f"tiles '{tiles_ref.name}' of slide '{tiles_ref.owner}' are at {mpp:g} mpp, but backbone "
-            f"'{backbone.spec.name}' expects {wanted:g}; re-tile with mpp={wanted:g}, or pass allow_mpp"
-        )
-    return f"{tiles_ref.name}/{backbone.spec.name}"
-
-
-def _inputs(tiles_ref: Ref, pixels_ref: Ref | None) -> dict[str, str]:
-    return {"tiles": tiles_ref.digest, "pixels": pixels_ref.digest if pixels_ref is not None else "slide"}
-
-
-def _spec_json(backbone: Backbone, spec: EmbeddingSpec) -> dict[str, Any]:
-    return {"backbone": backbone.spec.digest, "layout": spec.to_json()}
-
-
-def _source(
-    store: Store, manifest: Manifest, tiles_ref: Ref, pixels_ref: Ref | None, workers: int, stack: ExitStack
+def tile_source(
+    store: Store, embedding: Embedding, read_threads: int, stack: ExitStack, *, image: Slide | None = None
 ) -> TileSource:
-    if pixels_ref is not None:
-        return StoredTiles(store.group(pixels_ref), threads=workers)
-    tiles = store.group(tiles_ref)
-    xy0 = tiles.read("geometry")[:, 2:4]
-    stain = StainFit.from_json(tiles.attrs["stain"]) if "stain" in tiles.attrs else None
-    image = stack.enter_context(open_source(store, manifest, workers=workers))
-    return stack.enter_context(SlideTiles(image, plan_of(tiles.attrs), xy0, stain, workers))
+    """Return where the tiles' pixels come from: the stored group, or the slide.
+
+    `stack` closes what was opened; an image that is given stays open.
+    """
+    if embedding.pixels is not None:
+        return StoredTiles(store.group(embedding.pixels), threads=read_threads)
+    tiles = store.group(embedding.tiles)
+    place = placed(tiles)
+    if image is None:
+        image = stack.enter_context(open_source(store, store.slide(embedding.slide), workers=read_threads))
+    return stack.enter_context(SlideTiles(image, plan_of(tiles.attrs), place.xy0, place.stain, read_threads))
 
 
-@dataclass(slots=True)
-class _Sink:
-    """One backbone's attempt."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """What has to be done to embed one tile set, step by step; it can be pickled, and names backbones by their specs.
 
-    backbone: Backbone
-    writer: GroupWriter
-    pending: set[int]
+    The engine of a backbone is a plain mapping here, so that the one who seals need not have loaded it.
+    """
 
-
-@dataclass(slots=True)
-class EmbedRun:
-    """Embedding the tiles of one slide: reads each needed tile once for all backbones."""
-
-    store: Store
     slide: str
-    tiles_ref: Ref
+    tiles: Ref
+    pixels: Ref | None = None
     inputs: Mapping[str, str]
-    source: TileSource
-    backbones: Sequence[Backbone]
-    spec: EmbeddingSpec = field(kw_only=True)
-    batch: int | None = field(kw_only=True)
-    read_batch: int = field(kw_only=True)
-    progress: Progress = field(kw_only=True)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    spec: EmbeddingSpec
+    batch: int | None
 
-    def write(self) -> list[tuple[Ref, bool, Report]]:
-        """Write every missing shard and seal; return (group, resumed, report) for each backbone."""
-        with ExitStack() as stack:
-            sinks = [self._open(b, stack) for b in self.backbones]
-            layout = self._layout(self.backbones[0])
-            todo = sum(b - a for s in sinks for a, b in map(layout.shard_range, sorted(s.pending)))
-            total = layout.n_rows * len(sinks)
-            names = "+".join(b.spec.name for b in self.backbones)
-            self.progress.start(f"embed {self.slide} {names}", total, done=total - todo)
-            for shard in range(layout.n_shards):
-                mine = [s for s in sinks if shard in s.pending]
-                if mine:
-                    self._write_shard(shard, layout, mine)
-            self.progress.finish()
-            return [self._seal(s, layout) for s in sinks]
+    def name(self, backbone: BackboneSpec) -> str:
+        """Return the name of its embeddings."""
+        return f"{self.tiles.name}/{backbone.name}"
 
-    def commit(self, sealed: list[tuple[Ref, bool, Report]], *, replace: bool) -> list[StageResult]:
-        """Make the sealed groups visible."""
-        commit = self.store.commit(self.slide, [ref for ref, _, _ in sealed], replace=replace)
-        results = []
-        for ref, resumed, report in sealed:
-            done = outcome(commit, resumed=resumed) if ref.key in commit.added else "kept another writer's"
-            results.append(
-                StageResult(
-                    slide=self.slide, stage="embed", refs=(ref,), done=done, rows=self.source.n_rows,
-                    report=report, seconds=dict(self.watch.seconds),
-                )
-            )  # fmt: skip
-        return results
-
-    def _layout(self, backbone: Backbone) -> ArraySpec:
+    def layout(self, backbone: BackboneSpec, n_rows: int) -> ArraySpec:
+        """Return the layout of its embeddings."""
         return ArraySpec(
-            shape=(self.source.n_rows, backbone.spec.dim),
+            shape=(n_rows, backbone.dim),
             dtype=self.spec.dtype,
             chunk_rows=self.spec.chunk_rows,
             shard_rows=self.spec.shard_rows,
@@ -236,55 +173,157 @@ class EmbedRun:
             dims=("tile", "feature"),
         )
 
-    def _batch_of(self, backbone: Backbone) -> int:
-        device = str(backbone.engine().get("device", "cpu"))
+    def batch_of(self, engine: Mapping[str, Any]) -> int:
+        """Return how many tiles go through a backbone at a time."""
+        device = str(engine.get("device", "cpu"))
         return self.batch or DEFAULT_BATCH.get(device.split(":")[0], DEFAULT_BATCH["cpu"])
 
-    def _open(self, backbone: Backbone, stack: ExitStack) -> _Sink:
-        name = f"{self.tiles_ref.name}/{backbone.spec.name}"
-        engine = {**backbone.engine(), "batch": self._batch_of(backbone), "decoder": self.source.decoder}
-        writer = stack.enter_context(
-            self.store.begin(
-                self.slide, "embeddings", name,
-                spec=_spec_json(backbone, self.spec), inputs=self.inputs, engine=engine,
+    def check(self, store: Store, backbone: BackboneSpec, *, allow_mpp: bool) -> None:
+        """Refuse tiles of another resolution than the backbone declares."""
+        mpp, wanted = float(store.group(self.tiles).attrs["mpp"]), backbone.mpp
+        if wanted is not None and not allow_mpp and abs(mpp - wanted) > MPP_TOLERANCE * wanted:
+            raise SpecMismatchError(
+                f"tiles '{self.tiles.name}' of slide '{self.slide}' are at {mpp:g} mpp, but backbone "
+                f"'{backbone.name}' expects {wanted:g}; re-tile with mpp={wanted:g}, or pass allow_mpp"
             )
+
+    def already(self, store: Store, backbone: BackboneSpec, *, replace: bool, allow_mpp: bool) -> StageResult | None:
+        """Return the result where it is there, None where it is to be made; refuse what the commit would refuse."""
+        self.check(store, backbone, allow_mpp=allow_mpp)
+        name = self.name(backbone)
+        ref = store.committed(self.slide, "embeddings", name, spec=self._spec_json(backbone), inputs=self.inputs)
+        if ref is not None:
+            rows = store.group(ref).rows
+            return StageResult(slide=self.slide, stage="embed", refs=(ref,), done="already there", rows=rows)
+        if store.manifest(self.slide).get("embeddings", name) is not None and not replace:
+            raise ConflictError(  # the commit would refuse it after hours of work
+                f"slide '{self.slide}': embeddings '{name}' are there with another backbone, layout or other pixels; "
+                "pass --replace to move the name"
+            )
+        return None
+
+    def stored(self, made: EmbeddedShard) -> list[NDArray[Any]]:
+        """Return the rows of a shard as they are stored, for each backbone."""
+        return [
+            checked_rows(p.backbone.spec, rows, made.status, self.spec.dtype, slide=self.slide, start=made.shard.start)
+            for p, rows in zip(made.shard.passes, made.rows, strict=True)
+        ]
+
+    def begin(
+        self, store: Store, backbone: BackboneSpec, engine: Mapping[str, Any], *, n_rows: int, decoder: str
+    ) -> GroupWriter:
+        """Start, or go on with, its group; the array is declared where it is not sealed."""
+        made_by = {**engine, "batch": self.batch_of(engine), "decoder": decoder}
+        writer = store.begin(
+            self.slide, "embeddings", self.name(backbone),
+            spec=self._spec_json(backbone), inputs=self.inputs, engine=made_by,
         )  # fmt: skip
-        if writer.sealed is not None:
-            return _Sink(backbone, writer, set())
-        writer.create("embedding", self._layout(backbone))
-        return _Sink(backbone, writer, set(writer.pending("embedding")))
-
-    def _write_shard(self, shard: int, layout: ArraySpec, sinks: list[_Sink]) -> None:
-        start, stop = layout.shard_range(shard)
-        passes = [Pass(s.backbone, self._batch_of(s.backbone)) for s in sinks]
-        rows, status = embed_rows(
-            self.source, start, stop, passes, read_batch=self.read_batch, watch=self.watch, on_rows=self._advance
-        )
-        for sink, out in zip(sinks, rows, strict=True):
-            values = checked_rows(sink.backbone.spec, out, status, self.spec.dtype, slide=self.slide, start=start)
-            with self.watch.timed("write"):
-                sink.writer.write_rows("embedding", shard, values, note={"status": status.tolist()})
-            sink.pending.discard(shard)
-
-    def _advance(self, n: int) -> None:
-        self.progress.advance(n, self.watch.seconds)
-
-    def _seal(self, sink: _Sink, layout: ArraySpec) -> tuple[Ref, bool, Report]:
-        writer = sink.writer
         if writer.sealed is None:
-            notes = [writer.receipt("embedding", s) or {} for s in range(layout.n_shards)]
-            status = np.array([v for n in notes for v in n["note"]["status"]], dtype=np.uint8)
-            writer.put_array("status", status, dims=("tile",))
-            counts = status_counts(status)
+            writer.create("embedding", self.layout(backbone, n_rows))
+        return writer
+
+    def seal(self, writer: GroupWriter, backbone: BackboneSpec, *, n_rows: int) -> Sealed:
+        """Write the status of every row and seal; all shards are there."""
+        if writer.sealed is None:
+            counts = write_status(writer, "embedding", self.layout(backbone, n_rows))
             attrs = {
-                "tiles": self.tiles_ref.name,
-                "backbone": sink.backbone.spec.to_json(),
-                "backbone_digest": sink.backbone.spec.digest,
-                "dim": sink.backbone.spec.dim,
+                "tiles": self.tiles.name,
+                "backbone": backbone.to_json(),
+                "backbone_digest": backbone.digest,
+                "dim": backbone.dim,
                 "status": counts,
             }
-            writer.seal(rows=layout.n_rows, attrs=attrs)
-        sealed = writer.sealed
-        assert sealed is not None
-        counts = dict(self.store.group(sealed).attrs["status"])
-        return sealed, writer.resumed, Report(counts)
+            writer.seal(rows=n_rows, attrs=attrs)
+        assert writer.sealed is not None
+        return writer.sealed, writer.resumed
+
+    def commit(self, store: Store, sealed: Sequence[Sealed], *, replace: bool, watch: Stopwatch) -> list[StageResult]:
+        """Make the sealed groups visible."""
+        commit = store.commit(self.slide, [ref for ref, _ in sealed], replace=replace)
+        results = []
+        for ref, resumed in sealed:
+            done = outcome(commit, resumed=resumed) if ref.key in commit.added else "kept another writer's"
+            group = store.group(ref)
+            results.append(
+                StageResult(
+                    slide=self.slide, stage="embed", refs=(ref,), done=done, rows=group.rows,
+                    report=Report(dict(group.attrs["status"])), seconds=dict(watch.seconds),
+                )
+            )  # fmt: skip
+        return results
+
+    def _spec_json(self, backbone: BackboneSpec) -> dict[str, Any]:
+        return {"backbone": backbone.digest, "layout": self.spec.to_json()}
+
+
+def begin_embedding(
+    store: Store, slide: str, *, tiles: str | None, spec: EmbeddingSpec | None, batch: int | None
+) -> Embedding:
+    """Return what embedding a tile set will need; `tiles` may be None where there is one."""
+    manifest = store.slide(slide)
+    tiles_ref = manifest.find("tiles", tiles)
+    pixels = manifest.get("pixels", tiles_ref.name)
+    inputs = {"tiles": tiles_ref.digest, "pixels": pixels.digest if pixels is not None else "slide"}
+    return Embedding(
+        slide=slide, tiles=tiles_ref, pixels=pixels, inputs=inputs, spec=spec or EmbeddingSpec(), batch=batch
+    )
+
+
+def embed_shard(
+    source: TileSource, embedding: Embedding, shard: int, backbones: Sequence[Backbone], *, read_batch: int,
+    watch: Stopwatch,
+) -> tuple[list[NDArray[Any]], NDArray[np.uint8]]:  # fmt: skip
+    """Embed the tiles of one shard with one or more backbones.
+
+    Returns
+    -------
+    list of ndarray
+        Rows ``(k, dim)`` for each, as they are stored: NaN where the tile is unreadable.
+    ndarray
+        ``(k,)`` uint8 status.
+    """
+    rows = embedding.layout(backbones[0].spec, source.n_rows).shard_range(shard)
+    one = Shard(*rows, [Pass(b, embedding.batch_of(b.engine())) for b in backbones])
+    (made,) = embed_shards(source, [one], read_batch=read_batch, watch=watch)
+    return embedding.stored(made), made.status
+
+
+def _write(
+    store: Store,
+    embedding: Embedding,
+    source: TileSource,
+    backbones: Sequence[Backbone],
+    read_batch: int,
+    progress: Progress,
+    watch: Stopwatch,
+) -> list[Sealed]:
+    """Write every missing shard and seal: each needed tile is read once for all backbones."""
+    n_rows, layout = source.n_rows, embedding.layout(backbones[0].spec, source.n_rows)
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(embedding.begin(store, b.spec, b.engine(), n_rows=n_rows, decoder=source.decoder))
+            for b in backbones
+        ]
+        pending = [set(w.pending("embedding")) if w.sealed is None else set() for w in writers]
+        todo = sum(b - a for shards in pending for a, b in map(layout.shard_range, shards))
+        total = n_rows * len(writers)
+        names = "+".join(b.spec.name for b in backbones)
+        progress.start(f"embed {embedding.slide} {names}", total, done=total - todo)
+        order = sorted(set().union(*pending))
+        mine = [[i for i, shards in enumerate(pending) if shard in shards] for shard in order]
+        passes = [Pass(b, embedding.batch_of(b.engine())) for b in backbones]
+
+        def write(shard: int, indices: Sequence[int], made: EmbeddedShard) -> None:
+            for i, values in zip(indices, embedding.stored(made), strict=True):
+                with watch.timed("write"):
+                    writers[i].write_rows("embedding", shard, values, note={"status": made.status.tolist()})
+
+        with behind(watch) as later:
+            jobs = (Shard(*layout.shard_range(s), [passes[i] for i in one]) for s, one in zip(order, mine, strict=True))
+            made = embed_shards(
+                source, jobs, read_batch=read_batch, watch=watch, on_rows=lambda n: progress.advance(n, watch.seconds)
+            )
+            for shard, indices, done in zip(order, mine, made, strict=True):
+                later(partial(write, shard, indices, done))
+        progress.finish()
+        return [embedding.seal(w, b.spec, n_rows=n_rows) for w, b in zip(writers, backbones, strict=True)]

@@ -1,25 +1,31 @@
-"""The embeddings of a run of tiles: read, decode and forward overlap, and each tile is read once for all backbones."""
+"""Tiles to embeddings, shard after shard: read, decode, forward and write overlap, one read serves all backbones."""
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostore.backbones.overlap import begin, in_flight
 from histostore.errors import DataError
 from histostore.protocols import TileStatus
 from histostore.stages.pixels import ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
+    from histostore.backbones.overlap import Waiting
     from histostore.progress import Stopwatch
     from histostore.protocols import Backbone
     from histostore.specs import BackboneSpec
-    from histostore.stages.pixels import Block, TileSource
+    from histostore.stages.pixels import TileSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,26 @@ class Pass:
 
     backbone: Backbone
     batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The rows [start, stop) of one shard, and who embeds them."""
+
+    start: int
+    stop: int
+    passes: Sequence[Pass]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedShard:
+    """A shard whose rows are there."""
+
+    shard: Shard
+    rows: list[NDArray[np.float32]]
+    """One ``(stop - start, dim)`` float32 per pass."""
+    status: NDArray[np.uint8]
+    """``(stop - start,)`` uint8 `TileStatus`."""
 
 
 def embed_rows(
@@ -49,33 +75,68 @@ def embed_rows(
     ndarray
         ``(stop - start,)`` uint8 status of the tiles.
     """
-    outs = [np.empty((stop - start, p.backbone.spec.dim), dtype=np.float32) for p in passes]
-    statuses: list[NDArray[np.uint8]] = []
-    cuts = [_Cut(p.batch) for p in passes]
+    shard = Shard(start, stop, passes)
+    (found,) = embed_shards(source, [shard], read_batch=read_batch, watch=watch, on_rows=on_rows)
+    return found.rows, found.status
 
-    def blocks() -> Iterator[Block]:
-        for a in range(start, stop, read_batch):
-            with watch.timed("read and decode"):
-                block = source.read(a, min(stop, a + read_batch))
-            yield block
 
-    def forward(made: Pass, part: NDArray[np.uint8], out: NDArray[np.float32], at: int) -> None:
-        n = len(part)
-        if n < made.batch:
-            part = np.concatenate([part, np.zeros((made.batch - n, *part.shape[1:]), np.uint8)])
-        with watch.timed("forward"):
-            out[at : at + n] = made.backbone.embed(part)[:n]
-        on_rows(n)
+def embed_shards(
+    source: TileSource,
+    shards: Iterable[Shard],
+    *,
+    read_batch: int,
+    watch: Stopwatch,
+    on_rows: Callable[[int], None] = lambda _n: None,
+) -> Iterator[EmbeddedShard]:
+    """Embed shard after shard without a pause in between: yield each as soon as its last forward pass is done.
 
-    for pixels, status in ahead(blocks()):
-        statuses.append(status)
-        for made, out, cut in zip(passes, outs, cuts, strict=True):
-            for at, part in cut.feed(pixels):
-                forward(made, part, out, at)
-    for made, out, cut in zip(passes, outs, cuts, strict=True):
-        for at, part in cut.rest():
-            forward(made, part, out, at)
-    return outs, np.concatenate(statuses)
+    A thread reads, decodes and cuts batches ahead, two of them beyond the one at hand; forward passes run as many at a
+    time as keep the device busy. While the caller writes a shard, the next one goes on with what was begun.
+
+    Parameters
+    ----------
+    watch
+        Gets the seconds of ``read and decode``, of ``forward`` (the device at work) and of ``waiting for tiles``.
+    on_rows
+        Told the number of tiles after each forward pass.
+    """
+    flight = _Flight(watch, on_rows)
+    items = ahead(_batches(source, shards, read_batch, watch))
+    while True:
+        with watch.timed("waiting for tiles"):
+            item = next(items, None)
+        if item is None:
+            break
+        yield from flight.take(item)
+    yield from flight.land()
+
+
+@contextmanager
+def behind(watch: Stopwatch) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Run what it is handed in one thread, in order, while the caller goes on; at most one piece waits.
+
+    The first error is raised where the next piece is handed over or at the end, and nothing is run after it.
+
+    >>> with behind(watch) as later:                                # doctest: +SKIP
+    ...     for made in embed_shards(source, shards, read_batch=64, watch=watch):
+    ...         later(partial(write, made))
+    """
+    running: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="histostore-writer") as pool:
+
+        def later(work: Callable[[], None]) -> None:
+            if len(running) > 1:
+                with watch.timed("waiting for writes"):
+                    running.popleft().result()
+            running.append(pool.submit(work))
+
+        try:
+            yield later
+            while running:
+                running.popleft().result()
+        finally:
+            for one in running:
+                one.cancel()
 
 
 def checked_rows(
@@ -127,3 +188,96 @@ class _Cut:
         if self.held:
             yield self.at, np.concatenate(self.held)
             self.held = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Tiles of one forward pass, and which rows of their shard they are."""
+
+    shard: _Open
+    number: int
+    """Which pass."""
+    first: int
+    rows: int
+    tiles: NDArray[np.uint8]
+    """With rows of zeros at the end where the shard has fewer than a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A shard at work; as an item of a queue, the end of it."""
+
+    shard: Shard
+    outs: list[NDArray[np.float32]]
+    statuses: list[NDArray[np.uint8]] = field(default_factory=list)
+
+
+def _batches(
+    source: TileSource, shards: Iterable[Shard], read_batch: int, watch: Stopwatch
+) -> Iterator[_Batch | _Open]:
+    """Read the tiles of all shards once; yield batches, and each shard after its last."""
+    for shard in shards:
+        n = shard.stop - shard.start
+        at_work = _Open(shard, [np.empty((n, p.backbone.spec.dim), np.float32) for p in shard.passes])
+        cuts = [_Cut(p.batch) for p in shard.passes]
+        for start in range(shard.start, shard.stop, read_batch):
+            with watch.timed("read and decode"):
+                pixels, status = source.read(start, min(shard.stop, start + read_batch))
+            at_work.statuses.append(status)
+            for number, cut in enumerate(cuts):
+                for first, part in cut.feed(pixels):
+                    yield _Batch(at_work, number, first, len(part), part)
+        for number, (cut, made) in enumerate(zip(cuts, shard.passes, strict=True)):
+            for first, part in cut.rest():
+                yield _Batch(at_work, number, first, len(part), _filled(part, made))
+        yield at_work
+
+
+def _filled(part: NDArray[np.uint8], made: Pass) -> NDArray[np.uint8]:
+    """Fill the last batch of a shard up, unless the backbone's bits do not depend on the batch."""
+    lacking = made.batch - len(part)
+    if made.backbone.engine().get("part"):
+        return part
+    return np.concatenate([part, np.zeros((lacking, *part.shape[1:]), np.uint8)])
+
+
+@dataclass(slots=True)
+class _Flight:
+    """Forward passes that were begun, in order, with the ends of their shards between them."""
+
+    watch: Stopwatch
+    on_rows: Callable[[int], None]
+    begun: deque[tuple[_Batch, Waiting] | _Open] = field(default_factory=deque)
+    count: Counter[int] = field(default_factory=Counter)
+    """Of each backbone, by its identity."""
+
+    def take(self, item: _Batch | _Open) -> Iterator[EmbeddedShard]:
+        """Begin a batch, after waiting for older ones where there are enough; yield shards that got complete."""
+        if isinstance(item, _Open):
+            self.begun.append(item)
+            return
+        made = item.shard.shard.passes[item.number]
+        most = in_flight(made.backbone, made.batch)
+        while self.count[id(made.backbone)] >= most:
+            yield from self._land_one()
+        self.begun.append((item, begin(made.backbone, item.tiles)))
+        self.count[id(made.backbone)] += 1
+
+    def land(self) -> Iterator[EmbeddedShard]:
+        """Wait for everything."""
+        while self.begun:
+            yield from self._land_one()
+
+    def _land_one(self) -> Iterator[EmbeddedShard]:
+        first = self.begun.popleft()
+        if isinstance(first, _Open):
+            yield EmbeddedShard(first.shard, first.outs, np.concatenate(first.statuses))
+            return
+        item, waiting = first
+        found = waiting()
+        item.shard.outs[item.number][item.first : item.first + item.rows] = found.rows[: item.rows]
+        self.count[id(item.shard.shard.passes[item.number].backbone)] -= 1
+        self.watch.seconds["forward"] = self.watch.seconds.get("forward", 0.0) + found.seconds
+        self.on_rows(item.rows)
+        if self.begun and isinstance(self.begun[0], _Open):  # not kept until the next batch wants in
+            yield from self._land_one()

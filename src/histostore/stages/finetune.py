@@ -76,7 +76,7 @@ def finetune(
     backbone: Backbone | None = None,
     device: str = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    read_threads: int = 1,
     allow_mpp: bool = False,
     replace: bool = False,
     progress: Progress | None = None,
@@ -99,7 +99,7 @@ def finetune(
         Which rows may be used at all; ``spec.test`` names groups that must not be.
     backbone
         The loaded parent, in place of loading ``spec.backbone`` (its digest counts, not its name).
-    workers
+    read_threads
         Threads that decode tiles; they change no value.
     allow_mpp
         Permit tiles of another resolution than the parent declares, or of different ones.
@@ -134,7 +134,7 @@ def finetune(
     learner = _trainable(parent, spec)
     with store.begin(BACKBONES, KIND, save_as, spec=identity, inputs=inputs, engine=parent.engine()) as writer:
         if writer.sealed is None:
-            _train(writer, spec, data, cut, learner, save_as, mpp, workers, progress)
+            _train(writer, spec, data, cut, learner, save_as, mpp, read_threads, progress)
         ref, resumed = writer.sealed, writer.resumed
     assert ref is not None
     done = outcome(store.commit(BACKBONES, [ref], replace=replace), resumed=resumed)
@@ -164,7 +164,7 @@ def _trainable(parent: Backbone, spec: FinetuneSpec) -> TorchBackbone:
 
 def _train(
     writer: GroupWriter, spec: FinetuneSpec, data: TileTargets, cut: _Cut, parent: TorchBackbone, name: str, mpp: float,
-    workers: int, progress: Progress | None,
+    read_threads: int, progress: Progress | None,
 ) -> None:  # fmt: skip
     from safetensors.torch import save
 
@@ -172,7 +172,7 @@ def _train(
     from histostore.backbones.weights import sha256_of_state
 
     n_classes = len(data.classes) if data.classes is not None else None
-    with TilePixels(data.rows, workers) as pixels:
+    with TilePixels(data.rows, read_threads) as pixels:
         tuned = tune(
             parent, pixels.read, data.y, cut.train, cut.held, spec,
             n_classes=n_classes, keeper=_Checkpoint(writer), progress=progress,

@@ -35,7 +35,7 @@ from histostore.stages.ingest import IngestSpec, check_fields, ingest, write_met
 from histostore.stages.pixels import status_counts
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import source_of
-from histostore.stages.tile import GEOMETRY, IDS
+from histostore.stages.tile_plan import GEOMETRY, IDS
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
 from histostore.tables import Report

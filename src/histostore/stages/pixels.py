@@ -18,7 +18,7 @@ from histostore.tiles.read import read_tiles
 from histostore.units import ReadPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -129,7 +129,6 @@ class PixelJob:
     def __post_init__(self) -> None:
         self.n_rows = self.spec.n_rows
         self.decoder = decoder_version()
-        self.writer.create("pixels", self.spec)
 
     def pending(self) -> list[int]:
         """Return the shards still to be written."""
@@ -139,25 +138,12 @@ class PixelJob:
         """Read, encode and write one shard unless it is there."""
         if self.writer.receipt("pixels", shard) is not None:
             return
-        start, stop = self.spec.shard_range(shard)
-        chunks: list[bytes] = []
-        statuses: list[NDArray[np.uint8]] = []
-        with ThreadPoolExecutor(self.threads) as pool:
-            blocks = ahead(
-                self._timed_read(a, min(stop, a + self.read_batch)) for a in range(start, stop, self.read_batch)
-            )
-            for pixels, status in blocks:
-                with self.watch.timed("encode"):
-                    chunks.extend(pool.map(self.spec.pipeline.encode, pixels[:, None]))
-                statuses.append(status)
+        made, status = encode_tiles(
+            self.source, self.spec, shard, read_batch=self.read_batch, threads=self.threads, watch=self.watch
+        )
         with self.watch.timed("write"):
-            status = np.concatenate(statuses)
-            self.writer.write_shard("pixels", shard, chunks, note={"status": status.tolist()})
-        self.on_rows(stop - start)
-
-    def _timed_read(self, start: int, stop: int) -> Block:
-        with self.watch.timed("read"):
-            return self.source.read(start, stop)
+            self.writer.write_shard("pixels", shard, made, note={"status": status.tolist()})
+        self.on_rows(len(status))
 
     def read(self, start: int, stop: int) -> Block:
         """Return the tiles of rows [start, stop) as stored, writing their shards first if need be."""
@@ -167,20 +153,51 @@ class PixelJob:
         if self._stored is None or self._stored[0] != first:  # older shards are let go: see StoredTiles
             self._stored = first, ArrayReader.open(self.writer.files, self.writer.array_prefix("pixels"))
         begun = first * self.spec.shard_rows
-        status = self._statuses(first, last)[start - begun : stop - begun]
+        status = statuses(self.writer, "pixels", range(first, last + 1))[start - begun : stop - begun]
         return self._stored[1].read(slice(start, stop)), status
 
-    def _statuses(self, first: int, last: int) -> NDArray[np.uint8]:
-        notes = [self.writer.receipt("pixels", s) or {} for s in range(first, last + 1)]
-        return np.array([s for n in notes for s in n["note"]["status"]], dtype=np.uint8)
 
-    def finish(self) -> tuple[NDArray[np.uint8], dict[str, int]]:
-        """Write what is still missing and the status of every row; return it and its counts."""
-        for shard in self.pending():
-            self.ensure(shard)
-        status = self._statuses(0, self.spec.n_shards - 1) if self.spec.n_shards else np.zeros(0, np.uint8)
-        self.writer.put_array("status", status, dims=("tile",))
-        return status, status_counts(status)
+def encode_tiles(
+    source: TileSource, spec: ArraySpec, shard: int, *, read_batch: int, threads: int, watch: Stopwatch
+) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """Read the tiles of one shard and encode them; reading goes ahead of encoding.
+
+    Returns
+    -------
+    list of bytes
+        One chunk per tile.
+    ndarray
+        ``(rows of the shard,)`` uint8 status.
+    """
+    start, stop = spec.shard_range(shard)
+
+    def blocks() -> Iterator[Block]:
+        for first in range(start, stop, read_batch):
+            with watch.timed("read"):
+                block = source.read(first, min(stop, first + read_batch))
+            yield block
+
+    chunks: list[bytes] = []
+    found: list[NDArray[np.uint8]] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for pixels, status in ahead(blocks()):
+            with watch.timed("encode"):
+                chunks.extend(pool.map(spec.pipeline.encode, pixels[:, None]))
+            found.append(status)
+    return chunks, np.concatenate(found)
+
+
+def statuses(writer: GroupWriter, name: str, shards: Iterable[int]) -> NDArray[np.uint8]:
+    """Return the status of the rows of some finished shards, from their receipts."""
+    notes = [(writer.receipt(name, s) or {})["note"]["status"] for s in shards]
+    return np.array([value for note in notes for value in note], dtype=np.uint8)
+
+
+def write_status(writer: GroupWriter, name: str, spec: ArraySpec) -> dict[str, int]:
+    """Write the status of every row of an array whose shards are all there; return its counts."""
+    status = statuses(writer, name, range(spec.n_shards))
+    writer.put_array("status", status, dims=("tile",))
+    return status_counts(status)
 
 
 def pixel_array(spec: PixelSpec, n_tiles: int, px: int) -> ArraySpec:

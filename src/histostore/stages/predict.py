@@ -22,13 +22,16 @@ from histostore.tables import Report
 from histostore.view import view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from histostore.heads.fitted import FittedHead
+    from histostore.store.groups import Group, GroupWriter
+    from histostore.store.manifest import Ref
     from histostore.store.store import Store
     from histostore.view import View
 
@@ -69,6 +72,67 @@ class Prediction:
         return call_classes(self.values, self.names, self.threshold)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applying:
+    """What has to be done to apply a head to one slide, step by step; it can be pickled."""
+
+    slide: str
+    head: str
+    tiles: str
+    """The tile set."""
+    backbone: str
+    inputs: Mapping[str, str]
+    shape: tuple[int, int]
+    """Rows (one where the head is of whole slides) and values of each."""
+    attrs: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the predictions."""
+        return f"{self.tiles}/{self.head}"
+
+    @property
+    def layout(self) -> ArraySpec:
+        """Layout of the predictions."""
+        rows = max(1, min(CHUNK_ROWS, self.shape[0]))
+        return ArraySpec(
+            shape=self.shape, dtype="float32", chunk_rows=rows, shard_rows=rows, pipeline=RAW,
+            fill_value="NaN", dims=("tile", "gene"),
+        )  # fmt: skip
+
+    def values(self, store: Store, fitted: FittedHead) -> NDArray[np.float32]:
+        """Return the predictions of every row, ``(n, t)``."""
+        cohort = view(store, backbone=self.backbone, tiles=self.tiles, slides=[self.slide])
+        bag = fitted.spec.bag
+        if bag is None:
+            return fitted.predict(cohort.numpy(), cohort.obs())
+        return fitted.predict(pool(cohort, bag, seed=fitted.spec.seed)[0], slide_obs(cohort))
+
+    def begin(self, store: Store) -> GroupWriter:
+        """Start, or go on with, the group; its array is declared where it is not sealed."""
+        writer = store.begin(self.slide, "predictions", self.name, spec={}, inputs=self.inputs)
+        if writer.sealed is None:
+            writer.create("prediction", self.layout)
+        return writer
+
+    def finish(self, store: Store, writer: GroupWriter, *, head: Group, replace: bool, watch: Stopwatch) -> StageResult:
+        """Seal and commit; all shards are there."""
+        written = writer.seal(rows=self.shape[0], attrs=self.attrs)
+        commit = store.commit(self.slide, [written], replace=replace)
+        done = outcome(commit, resumed=False) if commit.added else "already there"
+        return self.result(store, written, head=head, done=done, watch=watch)
+
+    def result(self, store: Store, ref: Ref, *, head: Group, done: str, watch: Stopwatch) -> StageResult:
+        """Return what to say of committed predictions."""
+        changed = stale(store, head)
+        notes = (f"head '{self.head}' is stale: {'; '.join(changed[:3])}; fit it again",) if changed else ()
+        unread = int(np.isnan(store.group(ref).read("prediction")).any(axis=1).sum())
+        return StageResult(
+            slide=self.slide, stage="predict", refs=(ref,), done=done, rows=self.shape[0],
+            report=Report({"unreadable": unread}, notes), seconds=watch.seconds,
+        )  # fmt: skip
+
+
 def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, replace: bool = False) -> StageResult:
     """Apply a saved head to the tiles of one slide and commit ``predictions/<tiles>/<head>``.
 
@@ -79,47 +143,45 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
     """
     watch = Stopwatch()
     fitted, group = load_head(store, head)
+    applying = begin_predicting(store, slide, head, fitted, group, tiles=tiles)
+    if isinstance(applying, StageResult):
+        return applying
+    with watch.timed("predict"):
+        values = applying.values(store, fitted)
+    with watch.timed("write"), applying.begin(store) as writer:
+        for shard in writer.pending("prediction") if writer.sealed is None else ():
+            start, stop = applying.layout.shard_range(shard)
+            writer.write_rows("prediction", shard, values[start:stop])
+        return applying.finish(store, writer, head=group, replace=replace, watch=watch)
+
+
+def begin_predicting(
+    store: Store, slide: str, head: str, fitted: FittedHead, group: Group, *, tiles: str | None
+) -> StageResult | Applying:
+    """Return what is to be done, or the result where it is done already. Errors as of `predict`."""
     about, bag = group.attrs, fitted.spec.bag
     cohort = view(store, backbone=about["backbone"], tiles=tiles or about["tiles"], slides=[slide])
     part = cohort.parts[0]
     ref = part.embeddings[cohort.backbones[0]]
-    digest = part.group(ref).attrs["backbone_digest"]
-    if digest != about["backbone_digest"]:
+    embedded = part.group(ref).attrs
+    if embedded["backbone_digest"] != about["backbone_digest"]:
         raise SpecMismatchError(
             f"head '{head}' was trained on backbone {about['backbone_digest'][:8]}, the embeddings "
-            f"'{ref.name}' of slide '{slide}' are of {digest[:8]}; embed with the head's backbone, or fit again"
+            f"'{ref.name}' of slide '{slide}' are of {embedded['backbone_digest'][:8]}; "
+            "embed with the head's backbone, or fit again"
         )
-    name = f"{part.group(ref).attrs['tiles']}/{head}"
-    inputs = {"head": group.ref.digest, "embeddings": ref.digest}
-    with watch.timed("predict"):
-        if bag is None:
-            values = fitted.predict(cohort.numpy(), cohort.obs())
-        else:
-            values = fitted.predict(pool(cohort, bag, seed=fitted.spec.seed)[0], slide_obs(cohort))
-    with watch.timed("write"), store.begin(slide, "predictions", name, spec={}, inputs=inputs) as writer:
-        if writer.sealed is None:
-            rows = max(1, min(CHUNK_ROWS, len(values)))
-            layout = ArraySpec(
-                shape=values.shape, dtype="float32", chunk_rows=rows, shard_rows=rows, pipeline=RAW,
-                fill_value="NaN", dims=("tile", "gene"),
-            )  # fmt: skip
-            writer.create("prediction", layout)
-            for shard in writer.pending("prediction"):
-                start, stop = layout.shard_range(shard)
-                writer.write_rows("prediction", shard, values[start:stop])
-        attrs: dict[str, Any] = {"head": head, "genes": list(fitted.names), "tiles": name.rpartition("/")[0]}
-        attrs |= {"per": "slide"} if bag is not None else {}
-        attrs |= {"threshold": fitted.threshold} if fitted.threshold is not None else {}
-        written = writer.seal(rows=len(values), attrs=attrs)
-    commit = store.commit(slide, [written], replace=replace)
-    changed = stale(store, group)
-    notes = (f"head '{head}' is stale: {'; '.join(changed[:3])}; fit it again",) if changed else ()
-    unread = int(np.isnan(values).any(axis=1).sum())
-    done = outcome(commit, resumed=False) if commit.added else "already there"
-    return StageResult(
-        slide=slide, stage="predict", refs=(written,), done=done, rows=len(values),
-        report=Report({"unreadable": unread}, notes), seconds=watch.seconds,
+    attrs: dict[str, Any] = {"head": head, "genes": list(fitted.names), "tiles": embedded["tiles"]}
+    attrs |= {"per": "slide"} if bag is not None else {}
+    attrs |= {"threshold": fitted.threshold} if fitted.threshold is not None else {}
+    applying = Applying(
+        slide=slide, head=head, tiles=embedded["tiles"], backbone=about["backbone"],
+        inputs={"head": group.ref.digest, "embeddings": ref.digest},
+        shape=(1 if bag is not None else len(part), len(fitted.names)), attrs=attrs,
     )  # fmt: skip
+    found = store.committed(slide, "predictions", applying.name, spec={}, inputs=applying.inputs)
+    if found is None:
+        return applying
+    return applying.result(store, found, head=group, done="already there", watch=Stopwatch())
 
 
 def file_format(path: Path) -> str:

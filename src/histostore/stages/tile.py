@@ -4,52 +4,28 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from histostore.content.regions import polygons_of
-from histostore.content.tables import read_points, write_points
 from histostore.errors import ConflictError
 from histostore.progress import Progress, Silent, Stopwatch
-from histostore.specs import PixelSpec, TileSpec
-from histostore.stages.pixels import PixelJob, SlideTiles, decoder_version, pixel_array
+from histostore.specs import PixelSpec
+from histostore.stages.pixels import PixelJob, SlideTiles, decoder_version, pixel_array, write_status
 from histostore.stages.result import StageResult, outcome
-from histostore.stages.source import mpp_of, open_source, source_of
+from histostore.stages.source import open_source
+from histostore.stages.tile_plan import Planned, TileInputs, plan_slide, tile_inputs
 from histostore.tables import Report
-from histostore.tiles.mask import TissueMask, tissue_mask
-from histostore.tiles.plan import TilePlan, plan_tiles
 from histostore.tiles.read import RESAMPLER
-from histostore.tiles.stain import fit_slide_stain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from histostore.protocols import Slide
+    from histostore.specs import TileSpec
+    from histostore.stages.tile_plan import Placed
+    from histostore.store.arrays import ArraySpec
     from histostore.store.groups import GroupWriter
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
-    from histostore.tables import Points
-
-GEOMETRY = ("cx", "cy", "x0", "y0", "tissue")
-IDS = ("tile_id_hi", "tile_id_lo", "point")
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What a tile set is made from, by digest."""
-
-    source: str
-    mpp: float
-    points: Ref | None
-    regions: Ref | None
-
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"source": self.source, "mpp": self.mpp}
-        for key, ref in (("points", self.points), ("regions", self.regions)):
-            if ref is not None:
-                found[key] = ref.digest
-        return found
 
 
 def tile(
@@ -61,7 +37,7 @@ def tile(
     name: str | None = None,
     replace: bool = False,
     read_batch: int = 64,
-    workers: int = 1,
+    read_threads: int = 1,
     progress: Progress | None = None,
     embed_with: Callable[[PixelJob, Ref, str], Sequence[Ref]] | None = None,
 ) -> StageResult:
@@ -82,8 +58,8 @@ def tile(
         Name of the tile set; by default ``spots``, ``grid@<mpp>`` or the points' name.
     replace
         Let the name move to another spec; the old tile set stays addressable by digest.
-    read_batch, workers
-        Tiles per read and open handles; memory and speed depend on them, values never do.
+    read_batch, read_threads
+        Tiles per read, and threads that read and decode; memory and speed depend on them, values never do.
     embed_with
         Called with the pixels in the making, to embed them in the same pass; returns sealed groups to commit. Not
         called where the pixels are there already.
@@ -96,11 +72,111 @@ def tile(
         The name is taken by another spec.
     """
     progress = progress or Silent()
-    pixels = pixels or PixelSpec()
-    name = name or spec.default_name
     watch = Stopwatch()
+    tiling = begin_tiling(store, slide, spec, pixels=pixels, name=name, replace=replace)
+    if isinstance(tiling, StageResult):
+        return tiling
+    with ExitStack() as stack:
+        image = stack.enter_context(open_source(store, tiling.manifest, workers=read_threads))
+        with watch.timed("plan"):
+            planned, place = tiling.plan(store, image)
+        refs = planned.refs
+        if tiling.pixels.codec != "slide":
+            source = SlideTiles(image, planned.read, place.xy0, place.stain, read_threads)
+            stack.enter_context(source)
+            writer = stack.enter_context(tiling.begin_pixels(store, planned))
+            if writer.sealed is None:
+                layout = tiling.layout(planned)
+                job = PixelJob(writer, layout, source, read_batch, threads=max(1, read_threads), watch=watch)
+                todo = sum(b - a for a, b in map(layout.shard_range, job.pending()))
+                progress.start(f"tile {slide}", planned.rows, done=planned.rows - todo)
+                job.on_rows = lambda n: progress.advance(n, watch.seconds)
+                if embed_with is not None:
+                    refs += embed_with(job, planned.tiles, tiling.name)
+                for shard in job.pending():
+                    job.ensure(shard)
+                progress.finish()
+            refs.append(tiling.seal_pixels(writer, planned))
+            resumed = writer.resumed
+        else:
+            resumed = False
+    return tiling.commit(store, planned, refs, resumed=resumed, watch=watch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """What has to be done for the tiles of one slide, step by step; each step can be taken on another machine."""
+
+    manifest: Manifest
+    spec: TileSpec
+    pixels: PixelSpec
+    name: str
+    replace: bool
+    inputs: TileInputs
+
+    def plan(self, store: Store, image: Slide) -> tuple[Planned, Placed]:
+        """Plan the tiles and seal their groups."""
+        return plan_slide(store, self.manifest, self.spec, self.name, self.inputs, image)
+
+    def layout(self, planned: Planned) -> ArraySpec:
+        """Return the layout of the pixels."""
+        return pixel_array(self.pixels, planned.rows, planned.read.out_px)
+
+    def begin_pixels(self, store: Store, planned: Planned) -> GroupWriter:
+        """Start, or go on with, the pixels group; its array is declared where it is not sealed."""
+        engine = {
+            "codec": self.pixels.codec,
+            "encoder": decoder_version(),
+            "resampler": RESAMPLER if planned.read.resample else "none",
+            "reader": planned.reader,
+        }
+        inputs = {"tiles": planned.tiles.digest}
+        writer = store.begin(
+            self.manifest.owner, "pixels", self.name, spec=self.pixels.to_json(), inputs=inputs, engine=engine
+        )
+        if writer.sealed is None:
+            writer.create("pixels", self.layout(planned))
+        return writer
+
+    def seal_pixels(self, writer: GroupWriter, planned: Planned) -> Ref:
+        """Write the status of every row and seal; all shards are there."""
+        if writer.sealed is not None:
+            return writer.sealed
+        counts = write_status(writer, "pixels", self.layout(planned))
+        about = {"tiles": self.name, "codec": self.pixels.codec, "quality": self.pixels.quality}
+        return writer.seal(rows=planned.rows, attrs={**about, "px": planned.read.out_px, "status": counts})
+
+    def commit(
+        self, store: Store, planned: Planned, refs: Sequence[Ref], *, resumed: bool, watch: Stopwatch
+    ) -> StageResult:
+        """Make the sealed groups visible."""
+        slide, report = self.manifest.owner, planned.report
+        for ref in refs:
+            if ref.kind == "pixels":
+                report = report.merged(Report(dict(store.group(ref).attrs["status"])))
+        # a tile set that is read from the slide from now on has no stored pixels under its name
+        gone = [f"pixels/{self.name}"] if self.pixels.codec == "slide" and self.replace else []
+        with watch.timed("commit"):
+            commit = store.commit(slide, refs, replace=self.replace, remove=gone)
+        return StageResult(
+            slide=slide, stage="tile", refs=tuple(refs), done=outcome(commit, resumed=resumed), rows=planned.rows,
+            report=report, seconds=watch.seconds,
+        )  # fmt: skip
+
+
+def begin_tiling(
+    store: Store, slide: str, spec: TileSpec, *, pixels: PixelSpec | None, name: str | None, replace: bool
+) -> StageResult | Tiling:
+    """Return what is to be done, or the result where it is done already.
+
+    Raises
+    ------
+    ConflictError
+        The name is taken by another spec.
+    """
     manifest = store.slide(slide)
-    inputs = _inputs(store, manifest, spec)
+    name, pixels = name or spec.default_name, pixels or PixelSpec()
+    inputs = tile_inputs(store, manifest, spec)
     found = store.committed(slide, "tiles", name, spec=spec.to_json(), inputs=inputs.to_json())
     if found is not None:
         kept = _already(store, manifest, name, found, pixels)
@@ -108,59 +184,7 @@ def tile(
             return kept
     if not replace:
         _refuse_conflict(store, manifest, name, spec, inputs, pixels)
-    with ExitStack() as stack:
-        image = stack.enter_context(open_source(store, manifest, workers=workers))
-        with watch.timed("plan"):
-            tiles_ref, points_ref, plan, stain = _plan(store, manifest, spec, name, inputs, image)
-        refs = [r for r in (points_ref, tiles_ref) if r is not None]
-        report, resumed = plan.report, False
-        if pixels.codec != "slide":
-            source = SlideTiles(image, plan.read, plan.xy0, stain, workers)
-            stack.enter_context(source)
-            begun = _begin_pixels(store, tiles_ref, pixels, plan, source)
-            writer = stack.enter_context(begun)
-            resumed = writer.resumed
-            if writer.sealed is None:
-                layout = pixel_array(pixels, len(plan), plan.read.out_px)
-                job = PixelJob(writer, layout, source, read_batch, threads=max(1, workers), watch=watch)
-                todo = sum(b - a for a, b in map(layout.shard_range, job.pending()))
-                progress.start(f"tile {slide}", len(plan), done=len(plan) - todo)
-                job.on_rows = lambda n: progress.advance(n, watch.seconds)
-                if embed_with is not None:
-                    refs += embed_with(job, tiles_ref, name)
-                _, counts = job.finish()
-                progress.finish()
-                attrs = {"tiles": name, "codec": pixels.codec, "quality": pixels.quality, "px": plan.read.out_px}
-                writer.seal(rows=len(plan), attrs={**attrs, "status": counts})
-            sealed = writer.seal(rows=len(plan))
-            refs.append(sealed)
-            report = report.merged(Report(dict(store.group(sealed).attrs["status"])))
-    # a tile set that is read from the slide from now on has no stored pixels under its name
-    gone = [f"pixels/{name}"] if pixels.codec == "slide" and replace else []
-    with watch.timed("commit"):
-        commit = store.commit(slide, refs, replace=replace, remove=gone)
-    done = outcome(commit, resumed=resumed)
-    return StageResult(
-        slide=slide, stage="tile", refs=tuple(refs), done=done, rows=len(plan), report=report, seconds=watch.seconds
-    )
-
-
-def _begin_pixels(store: Store, tiles_ref: Ref, pixels: PixelSpec, plan: TilePlan, source: SlideTiles) -> GroupWriter:
-    engine = {
-        "codec": pixels.codec,
-        "encoder": decoder_version(),
-        "resampler": RESAMPLER if plan.read.resample else "none",
-        "reader": source.decoder,
-    }
-    inputs = {"tiles": tiles_ref.digest}
-    return store.begin(tiles_ref.owner, "pixels", tiles_ref.name, spec=pixels.to_json(), inputs=inputs, engine=engine)
-
-
-def _inputs(store: Store, manifest: Manifest, spec: TileSpec) -> _Inputs:
-    source = source_of(store, manifest)["sha256"]
-    points = manifest.find("points", spec.points) if spec.at != "grid" else None
-    regions = manifest.find("regions", spec.regions) if spec.regions is not None else None
-    return _Inputs(source, mpp_of(store, manifest), points, regions)
+    return Tiling(manifest=manifest, spec=spec, pixels=pixels, name=name, replace=replace, inputs=inputs)
 
 
 def _already(store: Store, manifest: Manifest, name: str, tiles: Ref, pixels: PixelSpec) -> StageResult | None:
@@ -182,7 +206,7 @@ def _already(store: Store, manifest: Manifest, name: str, tiles: Ref, pixels: Pi
 
 
 def _refuse_conflict(
-    store: Store, manifest: Manifest, name: str, spec: TileSpec, inputs: _Inputs, pixels: PixelSpec
+    store: Store, manifest: Manifest, name: str, spec: TileSpec, inputs: TileInputs, pixels: PixelSpec
 ) -> None:
     """Refuse before any work what the commit would refuse after hours of it."""
     old = manifest.get("tiles", name)
@@ -200,55 +224,3 @@ def _refuse_conflict(
             f"slide '{manifest.owner}': pixels '{name}' are there with another spec (codec {codec}); "
             "give another --name, or --replace to move the name"
         )
-
-
-def _plan(
-    store: Store, manifest: Manifest, spec: TileSpec, name: str, inputs: _Inputs, image: Slide
-) -> tuple[Ref, Ref | None, TilePlan, Any]:
-    points: Points | None = None
-    if inputs.points is not None:
-        points = read_points(store.group(inputs.points))
-    mask = tissue_mask(image, spec.mask, mpp=inputs.mpp)
-    plan = plan_tiles(
-        spec,
-        size_px=image.size_px,
-        slide_mpp=inputs.mpp,
-        downsamples=image.downsamples,
-        source_digest=inputs.source,
-        points=points,
-        mask=mask,
-        regions=polygons_of(store.group(inputs.regions)) if inputs.regions is not None else None,
-    )
-    stain = fit_slide_stain(spec.stain, image, plan, white=mask.glass_rgb) if spec.stain is not None else None
-    points_ref = write_points(store, manifest.owner, name, plan.points) if spec.at == "grid" else None
-    tiles_ref = _write_tiles(store, manifest.owner, spec, name, inputs, plan, mask, stain)
-    return tiles_ref, points_ref, plan, stain
-
-
-def _write_tiles(
-    store: Store, slide: str, spec: TileSpec, name: str, inputs: _Inputs, plan: TilePlan, mask: TissueMask, stain: Any
-) -> Ref:
-    read = plan.read
-    with store.begin(slide, "tiles", name, spec=spec.to_json(), inputs=inputs.to_json()) as writer:
-        if writer.sealed is None:
-            geometry = np.column_stack([plan.centre, plan.xy0, plan.tissue.astype(np.float64)])
-            ids = np.column_stack([plan.tile_id, plan.point.astype(np.uint64)])
-            writer.put_array("geometry", geometry, dims=("tile", "column"), attrs={"columns": GEOMETRY})
-            writer.put_array("ids", ids, dims=("tile", "column"), attrs={"columns": IDS})
-            writer.put_array("mask", mask.mask, dims=("y", "x"))
-        attrs = {
-            "points": name if spec.at == "grid" else spec.points,
-            "level": read.level,
-            "read_px": read.read_px,
-            "out_px": read.out_px,
-            "downsample": read.downsample,
-            "edge0": read.edge0,
-            "resample": read.resample,
-            "mpp": read.mpp,
-            "left_out": dict(plan.report.counts),
-            "notes": list(plan.report.notes),
-            "mask_downsample": list(mask.downsample),
-        }
-        if stain is not None:
-            attrs["stain"] = stain.to_json()
-        return writer.seal(rows=len(plan), attrs=attrs)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.errors import CorruptionError, FormatError
 from histostore.schema.kinds import FORMAT, check_format
-from histostore.store.groups import ATTEMPT, DAMAGED, LOCK, RECEIPTS, GroupWriter, load_receipts
+from histostore.store.groups import DAMAGED, LOCK, GroupWriter
 from histostore.store.manifest import GROUP, Ref, checked_json, group_folder, read_manifest, with_check
+from histostore.store.receipts import ATTEMPT, RECEIPTS, load_receipts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

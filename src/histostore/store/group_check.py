@@ -15,8 +15,9 @@ from histostore.protocols import TileStatus
 from histostore.schema.kinds import check_format, kind_of
 from histostore.specs import digest_of
 from histostore.store.arrays import ArrayReader
-from histostore.store.groups import DAMAGED, TREE
+from histostore.store.groups import DAMAGED
 from histostore.store.manifest import GROUP, read_header
+from histostore.store.receipts import TREE
 from histostore.store.survey import is_partial
 
 if TYPE_CHECKING:

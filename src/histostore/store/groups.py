@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from histostore.errors import CorruptionError, FormatError, NotFoundError, UsageError
+from histostore.errors import CorruptionError, NotFoundError, StorageError, UsageError
 from histostore.schema.kinds import FORMAT, NEWEST, kind_of
 from histostore.store.arrays import ArrayReader, ArraySpec, chunk_rows, encode_shard, small_array
-from histostore.store.manifest import GROUP, Ref, checked_json, group_folder, read_header, with_check
+from histostore.store.manifest import GROUP, Ref, group_folder, read_header, with_check
+from histostore.store.receipts import (
+    ATTEMPT,
+    RECEIPTS,
+    TREE,
+    ShardWriter,
+    Share,
+    load_receipts,
+    put_receipt,
+    receipt_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from histostore.store.codecs import Encoded
     from histostore.store.files import Files, Lock
 
-ATTEMPT = "ATTEMPT.json"
-RECEIPTS = "receipts"
 LOCK = "LOCK"
-TREE = "zarr"
-"""The Zarr hierarchy lies in a folder of its own, so that plain zarr meets nothing else in it."""
 WORKING = (ATTEMPT, LOCK)
 """Files that a sealed group no longer needs."""
-HASH_BESIDE_BYTES = 1 << 20
-"""A shard of at least this size is hashed in a thread while it is written."""
 DAMAGED = "DAMAGED"
 """Marks an attempt that was found damaged and put aside: it is never adopted."""
 
@@ -102,13 +105,6 @@ class Group:
         return data
 
 
-def _sha256(parts: Sequence[bytes]) -> str:
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(part)
-    return sha.hexdigest()
-
-
 @dataclass(slots=True, kw_only=True)
 class GroupWriter:
     """One attempt at one group: arrays are declared, shards written in any order, then it is sealed.
@@ -160,7 +156,7 @@ class GroupWriter:
         if self.resumed and self._current(key) != document:
             for _, shard in [k for k in self._receipts if k[0] == name]:  # of another layout: they vouch for nothing
                 del self._receipts[name, shard]
-                self.files.delete(self._receipt_key(name, shard))
+                self.files.delete(receipt_key(self.prefix, name, shard))
         self.put_file(key, document)
         if self._donor:
             self._copy_shards(name, spec, document)
@@ -175,55 +171,37 @@ class GroupWriter:
         return self._receipts[name, shard] if self._is_done(name, shard) else None
 
     def write_shard(
-        self, name: str, shard: int, chunks: Sequence[bytes], *, note: Mapping[str, Any] | None = None
+        self, name: str, shard: int, chunks: Sequence[bytes | Encoded], *, note: Mapping[str, Any] | None = None
     ) -> None:
-        """Write one whole shard from its encoded chunks, then its receipt.
-
-        Raises
-        ------
-        UsageError
-            The number of chunks is not what the shard holds: two writers share it, or rows went missing.
-        """
-        spec = self._arrays[name]
-        start, stop = spec.shard_range(shard)
-        expected = spec.chunks_in(shard)
-        if len(chunks) != expected:
-            raise UsageError(f"shard {shard} of '{name}' holds {expected} chunks, got {len(chunks)}")
-        parts = encode_shard(spec, chunks)
-        key = f"{TREE}/{name}/{spec.key(shard)}"
-        sha256 = self._put_hashed(f"{self.prefix}/{key}", parts)
-        receipt = {
-            "array": name,
-            "shard": shard,
-            "rows": stop - start,
-            "bytes": sum(map(len, parts)),
-            "sha256": sha256,
-            "note": dict(note or {}),
-        }
-        self.files.put(self._receipt_key(name, shard), json.dumps(with_check(receipt)).encode(), sync=False)
-        self._receipts[name, shard] = receipt
-
-    def _put_hashed(self, key: str, parts: Sequence[bytes]) -> str:
-        """Write a file and return its sha256, computed beside the writing where that takes long."""
-        if sum(map(len, parts)) < HASH_BESIDE_BYTES:
-            self.files.put(key, *parts, sync=False)
-            return _sha256(parts)
-        found: list[str] = []
-        beside = threading.Thread(target=lambda: found.append(_sha256(parts)), name="histostore-sha256")
-        beside.start()
-        try:
-            self.files.put(key, *parts, sync=False)
-        finally:
-            beside.join()
-        return found[0]
+        """Write one whole shard from its encoded chunks, then its receipt. Errors as of `ShardWriter.write_shard`."""
+        self._receipts[name, shard] = self._shards.write_shard(name, shard, chunks, note=note)
 
     def write_rows(self, name: str, shard: int, rows: NDArray[Any], *, note: Mapping[str, Any] | None = None) -> None:
         """Encode and write the rows of one whole shard."""
-        spec = self._arrays[name]
-        start, stop = spec.shard_range(shard)
-        if len(rows) != stop - start:
-            raise UsageError(f"shard {shard} of '{name}' holds {stop - start} rows, got {len(rows)}")
-        self.write_shard(name, shard, [spec.pipeline.encode(c) for c in chunk_rows(spec, rows)], note=note)
+        self._receipts[name, shard] = self._shards.write_rows(name, shard, rows, note=note)
+
+    def share(self) -> Share:
+        """Return what lets other processes write shards of the arrays declared so far, while this one holds the lock.
+
+        They hand back receipts, which `accept` takes; sealing stays with this writer.
+        """
+        return Share(self.prefix, dict(self._arrays))
+
+    def accept(self, receipt: Mapping[str, Any]) -> None:
+        """Take the receipt of a shard that a helper wrote.
+
+        Raises
+        ------
+        StorageError
+            The shard is not there, or of another size: the helper does not see the store that we see.
+        """
+        name, shard = str(receipt["array"]), int(receipt["shard"])
+        if name not in self._arrays or not self._shards.vouches(dict(receipt)):
+            raise StorageError(
+                f"shard {shard} of '{name}' was reported as written ({receipt['bytes']:,} bytes), and is not in "
+                f"{self.files.uri}/{self.prefix}; workers must see the store under the same path as this machine"
+            )
+        self._receipts[name, shard] = dict(receipt)
 
     def put_array(
         self,
@@ -331,19 +309,15 @@ class GroupWriter:
             if array == name and self.files.copy(f"{donor}/{shard_key}", f"{self.prefix}/{shard_key}"):
                 self._receipts[name, shard] = receipt
                 if self._is_done(name, shard):
-                    self.files.put(self._receipt_key(name, shard), json.dumps(with_check(receipt)).encode(), sync=False)
+                    put_receipt(self.files, self.prefix, receipt)
 
     def _is_done(self, name: str, shard: int) -> bool:
         receipt = self._receipts.get((name, shard))
-        if receipt is None:
-            return False
-        spec = self._arrays[name]
-        start, stop = spec.shard_range(shard)
-        size = self.files.size(f"{self.prefix}/{TREE}/{name}/{spec.key(shard)}")
-        return bool(receipt["rows"] == stop - start and receipt["bytes"] == size)
+        return receipt is not None and self._shards.vouches(receipt)
 
-    def _receipt_key(self, name: str, shard: int) -> str:
-        return f"{self.prefix}/{RECEIPTS}/{name.replace('/', '~')}.{shard}.json"
+    @property
+    def _shards(self) -> ShardWriter:
+        return ShardWriter(self.files, self.prefix, self._arrays)
 
     def _current(self, name: str) -> bytes | None:
         try:
@@ -363,14 +337,3 @@ class GroupWriter:
         for name in found.keys() - declared.keys():
             if name not in WORKING and not name.startswith(f"{RECEIPTS}/"):
                 self.files.delete(f"{self.prefix}/{name}")
-
-
-def load_receipts(files: Files, prefix: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the receipts of an attempt, by array and shard."""
-    found = {}
-    for child in files.children(f"{prefix}/{RECEIPTS}"):
-        key = f"{prefix}/{RECEIPTS}/{child}"
-        with contextlib.suppress(CorruptionError, FormatError, FileNotFoundError):  # a damaged receipt is none
-            receipt = checked_json(files.get(key), where=key)
-            found[str(receipt["array"]), int(receipt["shard"])] = receipt
-    return found

@@ -60,6 +60,10 @@ class Store:
 
     def slides(self) -> list[str]:
         """Return the ids of the slides that are there, sorted."""
+        from histostore.store.catalog import look, worth_it  # sqlite3 is for stores of many slides
+
+        if worth_it(self):
+            return look(self).slides()
         return [s for s in self.owners() if not s.startswith("@") and not self.manifest(s).deleted]
 
     def owners(self) -> list[str]:

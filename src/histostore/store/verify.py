@@ -18,13 +18,14 @@ from histostore.store.survey import is_partial, owners_of, survey
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from histostore.store.group_check import Finding
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
     from histostore.store.survey import AttemptFolder, Survey
 
 type Severity = Literal["error", "warning", "note"]
 
-_TOP = (HEADER, "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm")
+_TOP = (HEADER, "catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite-wal", "catalog.sqlite-shm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,27 +97,87 @@ def verify(
         A slide that was asked for is not there. Damage is reported, not raised.
     """
     store = replace(store, files=store.files.fresh())  # the store itself, not what was kept of it
-    run = _Run(store, deep, progress or Silent())
+    progress = progress or Silent()
+    parts = []
+    if slides is None:
+        parts.append(top_level(store))
+    for owner in chosen_owners(store, slides):
+        part = OwnerCheck(store, survey(store.files, owner))
+        checks = part.groups()
+        progress.start(
+            f"verify {owner}", sum(len(c.folder.files) for c in checks if c.folder is not None), unit="files"
+        )
+        part.take([check_group(store, c, deep=deep, progress=progress) for c in checks])
+        progress.finish()
+        parts.append(part)
+    return report_of(store, parts, deep=deep)
+
+
+def chosen_owners(store: Store, slides: Sequence[str] | None) -> list[str]:
+    """Return the owners to check, each once; all of them by default.
+
+    Raises
+    ------
+    NotFoundError
+        One that was asked for is not there.
+    """
     owners = owners_of(store)
     for slide in slides or ():
         if slide not in owners:
             raise NotFoundError(f"no slide '{slide}' in {store.uri}{near(slide, owners)}")
-    if slides is None:
-        run.top_level()
-    for owner in owners if slides is None else dict.fromkeys(slides):
-        run.owner(survey(store.files, owner))
-    return VerifyReport(uri=store.uri, deep=deep, problems=tuple(run.problems), counts=dict(run.counts))
+    return owners if slides is None else list(dict.fromkeys(slides))
+
+
+def report_of(store: Store, parts: Sequence[OwnerCheck], *, deep: bool) -> VerifyReport:
+    """Return what the checks of the owners add up to, in their order."""
+    counts = Counter(dict.fromkeys(("owners", "manifests", "groups", "files", "bytes"), 0))
+    for part in parts:
+        counts.update(part.counts)
+    problems = tuple(problem for part in parts for problem in part.problems)
+    return VerifyReport(uri=store.uri, deep=deep, problems=problems, counts=dict(counts))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedGroup:
+    """One group to check; it can be pickled, and checked on another machine."""
+
+    ref: Ref
+    folder: AttemptFolder | None
+    """What lies there, as listed."""
+    current: bool
+    """Whether the newest manifest names it."""
+
+
+type Checked = tuple[Mapping[str, int], Sequence[Finding]]
+"""Counts and findings of one group."""
+
+
+def check_group(store: Store, group: CheckedGroup, *, deep: bool, progress: Progress | None = None) -> Checked:
+    """Check one group, its bytes too when `deep`."""
+    check = GroupCheck(store.files, group.ref, group.folder, deep, progress or Silent())
+    check.run()
+    return check.counts, check.findings
+
+
+def top_level(store: Store) -> OwnerCheck:
+    """Look at the store's header, and at what lies beside it."""
+    part = OwnerCheck(store, None)
+    part.top_level()
+    return part
 
 
 @dataclass(slots=True)
-class _Run:
+class OwnerCheck:
+    """The check of one owner: its manifests, the groups they name, the attempts they do not.
+
+    `groups` comes first; whoever checks them, `take` is given the answers.
+    """
+
     store: Store
-    deep: bool
-    progress: Progress
+    found: Survey | None
     problems: list[Problem] = field(default_factory=list)
-    counts: Counter[str] = field(
-        default_factory=lambda: Counter(dict.fromkeys(("owners", "manifests", "groups", "files", "bytes"), 0))
-    )
+    counts: Counter[str] = field(default_factory=Counter)
+    _checks: list[CheckedGroup] = field(default_factory=list)
 
     def top_level(self) -> None:
         """Look at the header, and at what lies beside it."""
@@ -130,17 +191,33 @@ class _Run:
             elif key not in _TOP:
                 self._add("warning", "undeclared", "", key, "not part of a store")
 
-    def owner(self, found: Survey) -> None:
-        """Check one owner: manifests, the groups they name, the attempts they do not."""
+    def groups(self) -> list[CheckedGroup]:
+        """Check the manifests and return the groups that they name, to be checked."""
+        found = self.found
+        assert found is not None
         self.counts["owners"] += 1
         self._manifests(found)
         named = found.named()
         current = {ref.prefix for ref in found.newest.entries.values()} if found.newest is not None else set()
-        total = sum(len(found.attempts[p].files) for p in named if p in found.attempts)
-        self.progress.start(f"verify {found.owner}", total, unit="files")
         for prefix, (ref, _) in named.items():
-            self._group(ref, found.attempts.get(prefix), current=prefix in current)
-        self.progress.finish()
+            self.counts["groups"] += 1
+            attempt = found.attempts.get(prefix)
+            if attempt is not None and attempt.damaged and prefix not in current:
+                text = "put aside as damaged; older manifests name it until `histostore gc --history`"
+                self._add("warning", "quarantined", ref.owner, ref.prefix, text, ref, current=False)
+                continue
+            self._checks.append(CheckedGroup(ref, attempt, prefix in current))
+        return self._checks
+
+    def take(self, answers: Sequence[Checked]) -> None:
+        """Take what was found of the groups, in their order, and look at what no manifest names."""
+        found = self.found
+        assert found is not None
+        for check, (counts, findings) in zip(self._checks, answers, strict=True):
+            self.counts.update(counts)
+            for f in findings:
+                self._add(f.severity, f.kind, check.ref.owner, f.path, f.text, check.ref, current=check.current)
+        named = found.named()
         for prefix, attempt in found.attempts.items():
             if prefix not in named:
                 self._orphan(attempt, sure=not found.unreadable)
@@ -165,19 +242,6 @@ class _Run:
             if earlier is not None and later is not None and later.parent_id != earlier.write_id:
                 text = f"it was not written after manifest {before} as it is there now"
                 self._add("error", "chain", found.owner, manifest_key(found.owner, after), text)
-
-    def _group(self, ref: Ref, attempt: AttemptFolder | None, *, current: bool) -> None:
-        self.counts["groups"] += 1
-        if attempt is not None and attempt.damaged and not current:
-            text = "put aside as damaged; older manifests name it until `histostore gc --history`"
-            self._add("warning", "quarantined", ref.owner, ref.prefix, text, ref, current=False)
-            self.progress.advance(len(attempt.files))
-            return
-        check = GroupCheck(self.store.files, ref, attempt, self.deep, self.progress)
-        check.run()
-        self.counts.update(check.counts)
-        for finding in check.findings:
-            self._add(finding.severity, finding.kind, ref.owner, finding.path, finding.text, ref, current=current)
 
     def _orphan(self, attempt: AttemptFolder, *, sure: bool) -> None:
         if attempt.sealed and sure:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from histostore.store.groups import RECEIPTS, TREE
+from histostore.store.receipts import RECEIPTS, TREE
 from histostore.store.store import open_store
 
 if TYPE_CHECKING:
