@@ -14,17 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostore.content.regions import polygons_of
-from histostore.content.tables import read_points
 from histostore.stages.embed import begin_embedding, tile_source
 from histostore.stages.pixels import SlideTiles, pixel_array
 from histostore.stages.result import StageResult
 from histostore.stages.source import open_source
 from histostore.stages.tile import begin_tiling
+from histostore.stages.tile_plan import lay_out
 from histostore.store.arrays import chunk_rows, small_array
-from histostore.tiles.mask import tissue_mask
-from histostore.tiles.plan import plan_tiles
-from histostore.tiles.stain import fit_slide_stain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,24 +108,11 @@ def estimate_tiling(
         return _already(slide, "tile", what, todo.rows)
     begun = time.perf_counter()
     with ExitStack() as stack:
-        inputs = todo.inputs
         image = stack.enter_context(open_source(store, todo.manifest, workers=read_threads))
-        mask = tissue_mask(image, spec.mask, mpp=inputs.mpp)
-        plan = plan_tiles(
-            spec,
-            size_px=image.size_px,
-            slide_mpp=inputs.mpp,
-            downsamples=image.downsamples,
-            source_digest=inputs.source,
-            points=read_points(store.group(inputs.points)) if inputs.points is not None else None,
-            mask=mask,
-            regions=polygons_of(store.group(inputs.regions)) if inputs.regions is not None else None,
-        )
-        stain = fit_slide_stain(spec.stain, image, plan, white=mask.glass_rgb) if spec.stain is not None else None
-        planning, n = time.perf_counter() - begun, len(plan)
-        geometry = np.column_stack([plan.centre, plan.xy0, plan.tissue.astype(np.float64)])
-        ids = np.column_stack([plan.tile_id, plan.point.astype(np.uint64)])
-        fixed = sum(map(_encoded_bytes, (geometry, ids, mask.mask)), n + 2 * _HEADER_BYTES)
+        made = lay_out(store, spec, todo.inputs, image)
+        plan, n = made.plan, len(made.plan)
+        planning = time.perf_counter() - begun
+        fixed = sum(map(_encoded_bytes, made.tables().values()), n + 2 * _HEADER_BYTES)
         if todo.pixels.codec == "slide":
             table = Spread(low=fixed, middle=fixed, high=fixed)
             spent = Spread(low=planning, middle=planning, high=planning)
@@ -137,7 +120,7 @@ def estimate_tiling(
                 slide=slide, stage="tile", what=todo.name, tiles=n, bytes=table, seconds=spent, probed=0,
                 note="pixels stay in the slide",
             )  # fmt: skip
-        source = stack.enter_context(SlideTiles(image, plan.read, plan.xy0, stain, read_threads))
+        source = stack.enter_context(SlideTiles(image, plan.read, plan.xy0, made.stain, read_threads))
         layout = pixel_array(todo.pixels, n, plan.read.out_px)
         sizes: list[float] = []
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from histostore.store.groups import Group
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
-    from histostore.tables import Points, Report
+    from histostore.tables import Report
     from histostore.units import ReadPlan
 
 GEOMETRY = ("cx", "cy", "x0", "y0", "tissue")
@@ -83,19 +83,32 @@ def tile_inputs(store: Store, manifest: Manifest, spec: TileSpec) -> TileInputs:
     return TileInputs(source, mpp_of(store, manifest), points, regions)
 
 
-def plan_slide(
-    store: Store, manifest: Manifest, spec: TileSpec, name: str, inputs: TileInputs, image: Slide
-) -> tuple[Planned, Placed]:
-    """Plan the tiles of a slide and seal their groups, which are found again where they are there already.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tiles of a slide before anything is written."""
+
+    plan: TilePlan
+    mask: TissueMask
+    stain: StainFit | None
+
+    def tables(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a tiles group."""
+        plan = self.plan
+        return {
+            "geometry": np.column_stack([plan.centre, plan.xy0, plan.tissue.astype(np.float64)]),
+            "ids": np.column_stack([plan.tile_id, plan.point.astype(np.uint64)]),
+            "mask": self.mask.mask,
+        }
+
+
+def lay_out(store: Store, spec: TileSpec, inputs: TileInputs, image: Slide) -> Layout:
+    """Find the tissue of a slide and plan its tiles.
 
     Raises
     ------
     DataError
         No tile is left; the counts say why.
     """
-    points: Points | None = None
-    if inputs.points is not None:
-        points = read_points(store.group(inputs.points))
     mask = tissue_mask(image, spec.mask, mpp=inputs.mpp)
     plan = plan_tiles(
         spec,
@@ -103,17 +116,29 @@ def plan_slide(
         slide_mpp=inputs.mpp,
         downsamples=image.downsamples,
         source_digest=inputs.source,
-        points=points,
+        points=read_points(store.group(inputs.points)) if inputs.points is not None else None,
         mask=mask,
         regions=polygons_of(store.group(inputs.regions)) if inputs.regions is not None else None,
     )
     stain = fit_slide_stain(spec.stain, image, plan, white=mask.glass_rgb) if spec.stain is not None else None
+    return Layout(plan, mask, stain)
+
+
+def plan_slide(
+    store: Store, manifest: Manifest, spec: TileSpec, name: str, inputs: TileInputs, image: Slide
+) -> tuple[Planned, Placed]:
+    """Plan the tiles of a slide and seal their groups, which are found again where they are there already.
+
+    Errors as of `lay_out`.
+    """
+    made = lay_out(store, spec, inputs, image)
+    plan = made.plan
     points_ref = write_points(store, manifest.owner, name, plan.points) if spec.at == "grid" else None
-    tiles_ref = _write_tiles(store, manifest.owner, spec, name, inputs, plan, mask, stain)
+    tiles_ref = _write_tiles(store, manifest.owner, spec, name, inputs, made)
     planned = Planned(
         tiles=tiles_ref, points=points_ref, rows=len(plan), read=plan.read, reader=image.reader, report=plan.report
     )
-    return planned, Placed(plan.xy0, stain)
+    return planned, Placed(plan.xy0, made.stain)
 
 
 def placed(tiles: Group) -> Placed:
@@ -122,24 +147,14 @@ def placed(tiles: Group) -> Placed:
     return Placed(tiles.read("geometry")[:, 2:4], stain)
 
 
-def _write_tiles(
-    store: Store,
-    slide: str,
-    spec: TileSpec,
-    name: str,
-    inputs: TileInputs,
-    plan: TilePlan,
-    mask: TissueMask,
-    stain: StainFit | None,
-) -> Ref:
-    read = plan.read
+def _write_tiles(store: Store, slide: str, spec: TileSpec, name: str, inputs: TileInputs, made: Layout) -> Ref:
+    plan, read = made.plan, made.plan.read
     with store.begin(slide, "tiles", name, spec=spec.to_json(), inputs=inputs.to_json()) as writer:
         if writer.sealed is None:
-            geometry = np.column_stack([plan.centre, plan.xy0, plan.tissue.astype(np.float64)])
-            ids = np.column_stack([plan.tile_id, plan.point.astype(np.uint64)])
-            writer.put_array("geometry", geometry, dims=("tile", "column"), attrs={"columns": GEOMETRY})
-            writer.put_array("ids", ids, dims=("tile", "column"), attrs={"columns": IDS})
-            writer.put_array("mask", mask.mask, dims=("y", "x"))
+            tables = made.tables()
+            writer.put_array("geometry", tables["geometry"], dims=("tile", "column"), attrs={"columns": GEOMETRY})
+            writer.put_array("ids", tables["ids"], dims=("tile", "column"), attrs={"columns": IDS})
+            writer.put_array("mask", tables["mask"], dims=("y", "x"))
         attrs = {
             "points": name if spec.at == "grid" else spec.points,
             "level": read.level,
@@ -151,8 +166,8 @@ def _write_tiles(
             "mpp": read.mpp,
             "left_out": dict(plan.report.counts),
             "notes": list(plan.report.notes),
-            "mask_downsample": list(mask.downsample),
+            "mask_downsample": list(made.mask.downsample),
         }
-        if stain is not None:
-            attrs["stain"] = stain.to_json()
+        if made.stain is not None:
+            attrs["stain"] = made.stain.to_json()
         return writer.seal(rows=len(plan), attrs=attrs)
