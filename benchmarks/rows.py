@@ -5,8 +5,8 @@
 60,000 x 1,024 float32, 256 rows a chunk, 2,048 a shard, raw with crc32c, written as `embed` writes them. Interleaved
 rounds, files in the page cache; prints ratios, median (lowest-highest) of the rounds, and exits 1 when a median misses
 its gate. Writing is compared with `numpy.save` as it is, which hands the bytes to the page cache: ours has checksums,
-sha256 and an fsync of every shard. HDF5 holds one row a chunk, as TRIDENT writes it, and 256; Lance (of the
-`bench` group) its own layout.
+sha256 and an fsync of every shard. All write new files, as one that is overwritten finds its pages in memory. HDF5
+holds one row a chunk, as TRIDENT writes it, and 256; Lance (of the `bench` group) its own layout.
 """
 
 from __future__ import annotations
@@ -106,14 +106,15 @@ def measure(folder: Path, rounds: int, gates: Gates) -> None:
     times = interleaved(
         {
             "ours": lambda: write_ours(folder / f"w{next(number)}", values),
-            "np.save": lambda: saved(folder / "a.npy", values, sync=False),
-            "np.save and fsync": lambda: saved(folder / "a.npy", values, sync=True),
+            "np.save": lambda: saved(folder / f"n{next(number)}.npy", values, sync=False),
+            "np.save and fsync": lambda: saved(folder / f"s{next(number)}.npy", values, sync=True),
         },
         min(rounds, 3),
     )
     gates.ratio("write, over np.save", slower(times, "ours", "np.save"), most=MOST["write"])
     gates.ratio("write, over np.save and fsync", slower(times, "ours", "np.save and fsync"))
     ours = write_ours(folder / "ours", values)
+    saved(folder / "a.npy", values, sync=False)
     mapped: Any = np.load(folder / "a.npy", mmap_mode="r")
     theirs = zarr.open_array(f"{ours.files.uri}/{ours.prefix}", mode="r")
     anndata.AnnData(obsm={"X_e": values}).write_zarr(folder / "adata.zarr")
