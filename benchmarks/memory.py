@@ -39,10 +39,11 @@ def write_slide(path: Path, size: tuple[int, int], real: Path | None) -> None:
     """Write a pyramidal TIFF: the real sections side by side, or synthetic tissue repeated."""
     from histostore.testing.slides import write_pyramid_tiff
 
-    write_pyramid_tiff(path, _sections(real, size) if real else _repeated(), size_px=size, mpp=MPP)
+    write_pyramid_tiff(path, _sections(real, size) if real else repeated_tissue(), size_px=size, mpp=MPP)
 
 
-def _repeated() -> Callable[[int, int], NDArray[Any]]:
+def repeated_tissue() -> Callable[[int, int], NDArray[Any]]:
+    """Return the rows of a canvas of at most 40,000 px across that synthetic tissue fills, over and over."""
     import numpy as np
 
     from histostore.testing.slides import synthetic_histology
