@@ -27,6 +27,19 @@ def server(tmp_path: Path) -> Iterator[RangeServer]:
         yield server
 
 
+def test_a_signed_address_that_expired_is_asked_for_again_and_never_told(server: RangeServer) -> None:
+    (server.folder / "a.bin").write_bytes(bytes(range(256)) * 4000)
+    server.lasts = 3
+    ranges = HttpRanges(server.url("moved/a.bin"))
+    found = [ranges.read_ranges([i], [4])[0] for i in range(8)]
+    assert found == [bytes(range(i, i + 4)) for i in range(8)]
+    server.failures, server.how = 99, 500
+    with pytest.raises(SlideError) as told:
+        ranges.read_ranges([0], [4])
+    ranges.close()
+    assert "signed" not in str(told.value)
+
+
 @pytest.mark.parametrize("vendor", ["generic", "aperio"])
 def test_a_slide_behind_http_is_the_slide(tmp_path: Path, server: RangeServer, vendor: str) -> None:
     path = write_pyramid_tiff(tmp_path / "a.svs", IMAGE, mpp=0.5, tile=64, levels=(1, 4), vendor=vendor)  # type: ignore[arg-type]

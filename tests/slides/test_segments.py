@@ -16,16 +16,16 @@ def test_pieces_put_together_are_the_tiles(grid: Grid) -> None:
     whole = np.pad(image, 200)
     for px in (1, 16, 45):
         plan = plan_pieces(grid, low, px)
-        assert plan.segments == sorted(set(plan.segments))
+        assert list(plan) == sorted(plan)
         tiles = np.zeros((len(low), px, px), int)
-        for i, segment in enumerate(plan.segments):
+        for segment, pieces in plan.items():
             row, column = divmod(segment, grid.across)
             y, x = row * grid.segment_px[1], column * grid.segment_px[0]
             part = image[y : y + grid.segment_px[1], x : x + grid.segment_px[0]]
             assert grid.covers(segment, part.shape)
             assert not grid.covers(segment, (part.shape[0] - 1, part.shape[1]))
-            assert plan.bounds[i] < plan.bounds[i + 1]
-            for tile, y0, y1, x0, x1, v0, v1, u0, u1 in plan.pieces[plan.bounds[i] : plan.bounds[i + 1]]:
+            assert pieces
+            for tile, y0, y1, x0, x1, v0, v1, u0, u1 in pieces:
                 assert not tiles[tile, y0:y1, x0:x1].any()
                 tiles[tile, y0:y1, x0:x1] = part[v0:v1, u0:u1]
         for tile, (x, y) in zip(tiles, low.tolist(), strict=True):
@@ -35,8 +35,7 @@ def test_pieces_put_together_are_the_tiles(grid: Grid) -> None:
 def test_no_tiles_and_tiles_outside_need_no_segment() -> None:
     grid = Grid((100, 70), (16, 16))
     for low in (np.empty((0, 2), np.int64), np.array([[-50, 0], [0, 900], [100, 70]])):
-        plan = plan_pieces(grid, low, 20)
-        assert (plan.segments, plan.bounds, plan.pieces) == ([], [0], [])
+        assert plan_pieces(grid, low, 20) == {}
 
 
 def test_only_tiles_in_the_order_of_rows_say_what_is_done_with() -> None:

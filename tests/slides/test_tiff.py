@@ -11,6 +11,7 @@ import tifffile
 
 from histostore.protocols import TileStatus
 from histostore.slides import open_slide
+from histostore.slides.decode import buffer_for
 from histostore.slides.decode import decoder_of as decode_of
 from histostore.slides.tiff import TiffSlide
 from histostore.slides.tiff_tables import ome_physical_size
@@ -68,7 +69,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def decoder_of(page: Any, **options: Any) -> Any:
         decode = decode_of(page, **options)
-        return lambda stored, segment: (decoded.append(segment), decode(stored, segment))[1]
+        return lambda stored, segment, out: (decoded.append(segment), decode(stored, segment, out))[1]
 
     monkeypatch.setattr("histostore.slides.tiff.decoder_of", decoder_of)
     return decoded
@@ -101,6 +102,83 @@ def test_batches_in_the_order_of_rows_decode_each_segment_once(
         for start in range(0, len(xy0), batch):
             slide.read(xy0[start : start + batch], px=48)
     assert len(counted) == len(set(counted)) == 80
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("batch", "stride"), [(1, 48), (7, 48), (40, 48), (7, 24), (300, 48)])
+def test_expected_batches_are_the_same_and_no_segment_is_held_for_them(
+    tmp_path: Path, counted: list[int], batch: int, stride: int, workers: int
+) -> None:
+    path = write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
+    x, y = np.meshgrid(np.arange(-10, 640, stride), np.arange(0, 480, stride))
+    xy0 = np.stack([x, y], axis=-1).reshape(-1, 2)
+    with TiffSlide(path, form="openslide") as slide:
+        wanted, status = slide.read(xy0, px=48)
+    counted.clear()
+    with TiffSlide(path, form="openslide", workers=workers) as slide:
+        got = []
+        for start in range(0, len(xy0), batch):
+            slide.expect(xy0[start + batch :], px=48)
+            got.append(slide.read(xy0[start : start + batch], px=48))
+            if len(xy0) - start - batch > 5 * len(x[0]):  # at the end nobody says that there are no more
+                assert len(slide._cache) == 0
+        assert slide._begun == []
+    assert np.array_equal(np.concatenate([p for p, _ in got]), wanted)
+    assert np.array_equal(np.concatenate([s for _, s in got]), status)
+    assert len(counted) == len(set(counted)) == 80
+
+
+def test_what_is_expected_in_vain_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1, 2))
+    xy0 = np.random.default_rng(0).integers(-20, 480, (60, 2))
+    rows = xy0[np.argsort(xy0[:, 1])]
+    with TiffSlide(path, form="openslide") as slide:
+        wanted = slide.read(rows, px=50)[0]
+        small = slide.read(rows, px=50, level=1)[0]
+    with TiffSlide(path, form="openslide") as slide:
+        for level, px in ((0, 50), (0, 49), (1, 50)):
+            slide.expect(rows[10:], px=px, level=level)
+            assert np.array_equal(slide.read(rows[:10], px=50)[0], wanted[:10])
+            assert np.array_equal(slide.read(rows[10:25], px=50)[0], wanted[10:25])
+        slide.expect(rows[:10], px=50)
+        first, _ = slide.read(rows[:10], px=50)
+        again, _ = slide.read(rows[:10], px=50)
+        assert not np.shares_memory(first, again)
+        assert np.array_equal(first, again)
+        slide.expect(rows[10:], px=50, level=1)
+        assert np.array_equal(slide.read(rows[:10], px=50, level=1)[0], small[:10])
+        slide.expect(xy0[10:], px=50)
+        slide.read(xy0[:10], px=50)
+        assert slide._begun == []
+        monkeypatch.setattr("histostore.slides.tiff.MAX_BEGUN_BYTES", 10 * 50 * 50 * 3)
+        slide.expect(rows[10:], px=50)
+        slide.read(rows[:10], px=50)
+        assert [len(tiles.low) for tiles in slide._begun] == [10]
+
+
+def test_tiles_begun_from_a_damaged_segment_are_unreadable(tmp_path: Path) -> None:
+    path = write_pyramid_tiff(tmp_path / "a.tif", IMAGE, tile=64, levels=(1,))
+    with tifffile.TiffFile(path) as file:
+        at = file.pages.first.dataoffsets[0]  # type: ignore[union-attr]
+    with path.open("r+b") as raw:
+        raw.seek(at)
+        raw.write(bytes(40))
+    xy0 = np.array([[0, 0], [70, 0], [0, 50], [70, 50]])
+    with TiffSlide(path, form="openslide") as slide:
+        slide.expect(xy0[2:], px=50)
+        first = slide.read(xy0[:2], px=50)
+        pixels, status = slide.read(xy0[2:], px=50)
+    assert first[1].tolist() == status.tolist() == [TileStatus.UNREADABLE, TileStatus.OK]
+    assert not pixels[0].any()
+    assert pixels[1].any()
+
+
+def test_jpegs_are_decoded_where_libjpeg_turbo_keeps_to_the_caches() -> None:
+    for shape in ((64, 64), (256, 240), (16, 16)):
+        buffer = buffer_for(shape)
+        assert buffer.shape == (*shape, 3)
+        assert buffer.flags.c_contiguous
+        assert {(buffer.ctypes.data + row * buffer.strides[0]) % 16 for row in range(shape[0])} == {8}
 
 
 def test_the_cache_is_bounded_and_a_small_one_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from histostore.slides import open_slide
 from histostore.specs import MaskSpec, TileSpec
 from histostore.tiles.mask import tissue_mask
 from histostore.tiles.plan import corners, plan_tiles
-from histostore.tiles.read import RESAMPLER, is_blank, read_tiles
+from histostore.tiles.read import RESAMPLER, Foreseeing, is_blank, read_tiles
 from histostore.units import plan_read
 
 if TYPE_CHECKING:
@@ -50,6 +50,24 @@ def test_native_tiles_are_the_slides_own_pixels(noise, slide_of):
     assert np.array_equal(pixels[2][:, 10:], noise[:64, :54])
     assert (pixels[2][:, :10] == 255).all()
     assert status.tolist() == [TileStatus.OK, *[TileStatus.PADDED] * 3]
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.8])
+def test_tiles_are_the_same_where_the_next_ones_are_told(noise, tmp_path, mpp):
+    tifffile.imwrite(tmp_path / "a.tif", noise, photometric="rgb", metadata=None, tile=(64, 64), compression="jpeg")
+    read = plan_read(0.5, (1.0,), out_px=64, mpp=mpp)
+    x, y = np.meshgrid(np.arange(0, 700, read.edge0), np.arange(0, 500, read.edge0))
+    xy0 = np.floor(np.stack([x, y], axis=-1).reshape(-1, 2))
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert isinstance(slide, Foreseeing)
+        wanted, status = read_tiles(slide, read, xy0)
+        begun = 0
+        for start in range(0, len(xy0), 8):
+            pixels, got = read_tiles(slide, read, xy0[start : start + 8], then=xy0[start + 8 :])
+            begun += len(slide._begun)
+            assert np.array_equal(pixels, wanted[start : start + 8])
+            assert np.array_equal(got, status[start : start + 8])
+    assert begun
 
 
 def test_native_tiles_at_a_fraction_of_a_pixel_are_refused(noise, slide_of):

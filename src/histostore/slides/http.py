@@ -25,6 +25,8 @@ TRIES = 4
 TIMEOUT_S = 30.0
 MAX_REDIRECTS = 5
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+EXPIRED = frozenset({401, 403, 410})
+"""What a signed address that a redirect gave answers when its time is over."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -61,6 +63,8 @@ class HttpRanges:
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url
+        """As it was given: where it leads to for a while may hold a signature, which is neither kept nor told."""
+        self._target = url
         self._timeout_s = timeout_s
         self._idle: queue.SimpleQueue[http.client.HTTPConnection] = queue.SimpleQueue()
         self._version: str | None = None
@@ -113,7 +117,7 @@ class HttpRanges:
 
     def _request(self, start: int, stop: int) -> tuple[int, http.client.HTTPMessage, bytes]:
         for _ in range(MAX_REDIRECTS):
-            parts = urlsplit(self.url)
+            parts = urlsplit(self._target)
             connection = self._connection()
             try:
                 target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -128,13 +132,15 @@ class HttpRanges:
                 connection.close()
                 raise
             location = answer.headers.get("Location")
-            if answer.status not in REDIRECTS or location is None:
+            if answer.status in EXPIRED and self._target != self.url:
+                location = self.url  # what it led to has expired: it leads to a new one
+            elif answer.status not in REDIRECTS or location is None:
                 self._idle.put(connection)
                 return answer.status, answer.headers, body
             connection.close()
             self.close()
-            self.url = urljoin(self.url, location)
-            if not is_url(self.url):
+            self._target = urljoin(self._target, location)
+            if not is_url(self._target):
                 break
         msg = f"{self.url}: redirected more than {MAX_REDIRECTS} times, or to something that is not http(s)"
         raise SlideError(msg)
@@ -143,7 +149,7 @@ class HttpRanges:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            parts = urlsplit(self.url)
+            parts = urlsplit(self._target)
             kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
             return kind(parts.hostname or "", parts.port, timeout=self._timeout_s)
 

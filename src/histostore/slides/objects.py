@@ -47,11 +47,13 @@ class ObjectRanges:
         fitting = [(at, max(0, min(n, self.size - at))) for at, n in zip(offsets, lengths, strict=True)]
         try:
             found = [bytes(piece) for piece in self._files.read_ranges(self._key, fitting)]
+            now = self._files.state(self._key)
         except FileNotFoundError:
             raise SlideError(f"{self.uri} was deleted while it was read") from None
         except StorageError as error:
             raise SlideError(str(error)) from error
-        if any(len(piece) != n for piece, (_, n) in zip(found, fitting, strict=True)):
+        cut = any(len(piece) != n for piece, (_, n) in zip(found, fitting, strict=True))
+        if cut or now != (self.size, self.version):
             raise SlideError(f"{self.uri} changed while it was read; open it again")
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from histostore.errors import UsageError
 from histostore.slides.http import HttpRanges, is_url
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 8 << 20
 """Bytes of one request while a whole slide is read for its digest."""
 
-_SECRET = ("sig", "token", "key", "secret", "password", "credential", "auth")
-"""Parts of the names of query fields that let their bearer in."""
+_SECRET = ("sig", "token", "key", "secret", "pass", "pwd", "code", "jwt", "session", "credential", "auth")
+"""Parts of the names of fields in an address that let their bearer in."""
 
 
 def is_remote(source: str | Path) -> bool:
@@ -39,8 +39,9 @@ def checked_address(text: str) -> str:
     if not is_url(text):
         return str(Address.parse(text))
     parts = urlsplit(text)
-    fields = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if "@" in parts.netloc or any(part in name for name in fields for part in _SECRET):
+    given = ";".join([*parts.query.split("&"), *parts.path.split(";")[1:]])
+    fields = [field.partition("=")[0].lower() for field in given.split(";")]
+    if "@" in parts.netloc or parts.fragment or any(part in name for name in fields for part in _SECRET):
         raise UsageError(
             f"the address of a slide on {parts.hostname} holds a password, key or signature, and addresses are "
             "recorded: give one without (a bucket by s3://, gs:// or az:// takes its credentials from the environment)"

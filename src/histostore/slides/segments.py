@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-type Image = NDArray[np.uint8]
-"""A decoded segment, ``(h, w, 3)`` uint8 RGB."""
+    from histostore.slides.decode import Image
 
 type Piece = tuple[int, int, int, int, int, int, int, int, int]
 """Tile; its rows from and to, its columns from and to; the segment's rows from and to, its columns from and to."""
@@ -50,18 +50,7 @@ class Grid:
         return self.across * width * height * 3
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The pieces of a batch of tiles, by segment."""
-
-    segments: list[int]
-    """Those that are needed, each once, in file order."""
-    bounds: list[int]
-    """Pieces [bounds[i], bounds[i + 1]) are those of ``segments[i]``."""
-    pieces: list[Piece]
-
-
-def plan_pieces(grid: Grid, low: NDArray[np.int64], px: int) -> Plan:
+def plan_pieces(grid: Grid, low: NDArray[np.int64], px: int) -> dict[int, list[Piece]]:
     """Cut tiles into pieces that lie in one segment each.
 
     Parameters
@@ -75,8 +64,8 @@ def plan_pieces(grid: Grid, low: NDArray[np.int64], px: int) -> Plan:
 
     Returns
     -------
-    Plan
-        What lies outside the image is in no piece.
+    dict of int to list of Piece
+        By segment, in file order. What lies outside the image is in no piece.
     """
     edge, size = np.asarray(grid.segment_px), np.asarray(grid.size_px)
     inside_from, inside_to = np.clip(low, 0, size), np.clip(low + px, 0, size)
@@ -112,7 +101,8 @@ def plan_pieces(grid: Grid, low: NDArray[np.int64], px: int) -> Plan:
     )
     begins = np.flatnonzero(np.diff(segment, prepend=-1))
     pieces: list[Piece] = list(map(tuple, table.tolist()))
-    return Plan(segment[begins].tolist(), [*begins.tolist(), len(pieces)], pieces)
+    bounds = pairwise([*begins.tolist(), len(pieces)])
+    return {s: pieces[a:b] for s, (a, b) in zip(segment[begins].tolist(), bounds, strict=True)}
 
 
 def still_wanted(grid: Grid, low: NDArray[np.int64], segments: NDArray[np.int64]) -> NDArray[np.bool_]:

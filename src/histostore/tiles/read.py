@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -42,11 +42,21 @@ _TOUCH = 1e-6
 """Level-0 pixels by which a computed edge may pass the border and still lie on it."""
 
 
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A slide that reads faster when it knows what comes next."""
+
+    def expect(self, xy0: NDArray[np.int64], *, px: int, level: int = 0) -> None:
+        """Tell what will be read after the next call of `read`, in batches of the size of that one."""
+        ...
+
+
 def read_tiles(
     slide: Slide,
     read: ReadPlan,
     xy0: NDArray[np.float64],
     *,
+    then: NDArray[np.float64] | None = None,
     stain: StainFit | None = None,
     pool: Executor | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -60,6 +70,8 @@ def read_tiles(
         Level, size and resampling: `TilePlan.read`.
     xy0
         ``(n, 2)`` top-left corners, (x, y), in level-0 pixels: `TilePlan.xy0`.
+    then
+        ``(m, 2)`` corners that will be read after these, in batches of `n`; the pixels do not depend on it.
     stain
         Normalise the stain of tiles that show something.
     pool
@@ -85,7 +97,11 @@ def read_tiles(
     tile has a margin of a few pixels that the filter sees; where that is unreadable the tile is too.
     """
     xy0 = np.asarray(xy0, dtype=np.float64).reshape(-1, 2)
-    pixels, status = _read_resampled(slide, read, xy0, pool) if read.resample else _read_native(slide, read, xy0)
+    then = np.asarray(() if then is None else then, dtype=np.float64).reshape(-1, 2)
+    if read.resample:
+        pixels, status = _read_resampled(slide, read, xy0, then, pool)
+    else:
+        pixels, status = _read_native(slide, read, xy0, then)
 
     def finish(i: int) -> None:
         if status[i] == TileStatus.OK and is_blank(pixels[i]):
@@ -132,29 +148,36 @@ def _deviates(part: NDArray[np.uint8], n: int) -> bool:
     return False
 
 
-def _read_native(slide: Slide, read: ReadPlan, xy0: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _read_native(
+    slide: Slide, read: ReadPlan, xy0: NDArray[np.float64], then: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     corner = np.floor(xy0).astype(np.int64)
     if (corner != xy0).any():
         msg = "native tiles begin at whole level-0 pixels, got fractions; take corners from plan_tiles"
         raise UsageError(msg)
+    if len(then) and isinstance(slide, Foreseeing):
+        slide.expect(np.floor(then).astype(np.int64), px=read.out_px, level=read.level)
     return slide.read(corner, px=read.out_px, level=read.level)
 
 
 def _read_resampled(
-    slide: Slide, read: ReadPlan, xy0: NDArray[np.float64], pool: Executor | None
+    slide: Slide, read: ReadPlan, xy0: NDArray[np.float64], then: NDArray[np.float64], pool: Executor | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     # the filter looks this far beyond the tile, so neighbours join without a seam
     margin = math.ceil(max(1.0, read.read_px / read.out_px)) + 1
     region_px = math.ceil(read.read_px) + 1 + 2 * margin
     level_xy = xy0 / read.downsample
     first = np.floor(level_xy).astype(np.int64) - margin
-    corner = np.floor(first * read.downsample + 0.5).astype(np.int64)
+    corner = _region_corners(first, read)
     at = level_xy - first
     sticks_out = ((xy0 < -_TOUCH) | (xy0 + read.edge0 > np.asarray(slide.size_px) + _TOUCH)).any(axis=1)
 
     pixels = np.zeros((len(xy0), read.out_px, read.out_px, 3), dtype=np.uint8)
     status = np.zeros(len(xy0), dtype=np.uint8)
     at_once = max(1, _READ_BYTES // (region_px * region_px * 3))
+    if len(then) and len(xy0) <= at_once and isinstance(slide, Foreseeing):
+        later = np.floor(then / read.downsample).astype(np.int64) - margin
+        slide.expect(_region_corners(later, read), px=region_px, level=read.level)
     for start in range(0, len(xy0), at_once):
         regions, got = slide.read(corner[start : start + at_once], px=region_px, level=read.level)
         status[start : start + at_once] = got
@@ -176,6 +199,11 @@ def _read_resampled(
 
         _each(pool, len(regions), reduce)
     return pixels, status
+
+
+def _region_corners(first: NDArray[np.int64], read: ReadPlan) -> NDArray[np.int64]:
+    corner: NDArray[np.int64] = np.floor(first * read.downsample + 0.5).astype(np.int64)
+    return corner
 
 
 def _image_part(
