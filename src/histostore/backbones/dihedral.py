@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histostore.backbones.overlap import Forwarded, begin
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from histostore.backbones.overlap import Waiting
     from histostore.protocols import Backbone
 
 SUFFIX = "+dihedral"
@@ -41,7 +44,23 @@ class DihedralBackbone:
 
     def embed(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed a batch: ``(b, px, px, 3)`` uint8 RGB to ``(b, dim)`` float32."""
-        total = np.zeros((len(tiles), self.spec.dim), np.float32)
-        for image in symmetries(tiles):
-            total += self._backbone.embed(image)
-        return total / np.float32(8)
+        return self.begin(tiles)().rows
+
+    def begin(self, tiles: NDArray[np.uint8]) -> Waiting:
+        """Begin to embed a batch; see `histostore.backbones.overlap.Overlapping`."""
+        waiting = [begin(self._backbone, image) for image in symmetries(tiles)]
+
+        def wait() -> Forwarded:
+            total, seconds = np.zeros((len(tiles), self.spec.dim), np.float32), 0.0
+            for one in waiting:
+                found = one()
+                total += found.rows
+                seconds += found.seconds
+            return Forwarded(total / np.float32(8), seconds)
+
+        return wait
+
+    def in_flight(self, batch: int) -> int:
+        """Return one: it is eight forward passes."""
+        del batch
+        return 1

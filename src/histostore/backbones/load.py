@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from histostore.backbones import catalog
 from histostore.backbones.access import check_access
+from histostore.backbones.engines import Engine, check_engine, device_for, with_engine
 from histostore.backbones.names import TESTING, ParsedName, parse
 from histostore.errors import UsageError
 
@@ -25,6 +26,8 @@ def load_backbone(
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     checkpoint: Path | None = None,
     allow_pickle: bool = False,
+    engine: Engine = "torch",
+    compile_with: str | None = None,
 ) -> Backbone:
     """Load a backbone with its weights and preprocessing.
 
@@ -47,6 +50,11 @@ def load_backbone(
         Weights to use instead of the model's own; tensors must fit by name and shape.
     allow_pickle
         Accept a checkpoint that torch pickled (tensors only, code is refused all the same).
+    engine
+        ``torch``, or ``openvino``: several times as fast for small networks on a CPU, with rows that differ from
+        torch's by rounding; the difference is measured when it is loaded.
+    compile_with
+        A backend of ``torch.compile`` (``inductor``, ``cudagraphs``), for long runs on CUDA; part of the engine.
 
     Raises
     ------
@@ -58,7 +66,17 @@ def load_backbone(
         The checkpoint does not fit, holds NaN, or is a pickle that was not allowed.
     """
     parsed = _parsed(name, checkpoint)
-    backbone = _load(parsed, name, device=device, threads=threads, precision=precision, allow_pickle=allow_pickle)
+    check_engine(engine, device=device, precision=precision, compile_with=compile_with)
+    backbone = _load(
+        parsed, name, device=device_for(engine, device), threads=threads, precision=precision,
+        allow_pickle=allow_pickle, compile_with=compile_with,
+    )  # fmt: skip
+    return finished(backbone, engine=engine, dihedral=dihedral)
+
+
+def finished(backbone: Backbone, *, engine: Engine, dihedral: bool) -> Backbone:
+    """Return a loaded backbone on the engine that was asked for, averaged over the symmetries if wanted."""
+    backbone = with_engine(backbone, engine)
     if not dihedral:
         return backbone
     from histostore.backbones.dihedral import DihedralBackbone
@@ -85,6 +103,7 @@ def _load(
     threads: int | None,
     precision: Literal["auto", "float32", "bfloat16", "float16"],
     allow_pickle: bool,
+    compile_with: str | None,
 ) -> Backbone:
     if parsed.model == TESTING:
         from histostore.backbones.testing_backbone import TestingBackbone
@@ -100,7 +119,7 @@ def _load(
             return made
         from histostore.backbones.torch_loader import load_own
 
-        return load_own(made, device=device, threads=threads, precision=precision)
+        return load_own(made, device=device, threads=threads, precision=precision, compile_with=compile_with)
     record = _record(parsed)
     if parsed.seed is None and parsed.checkpoint is None:
         check_access(record)  # before torch is imported: a gated model says so at once
@@ -114,6 +133,7 @@ def _load(
         device=device,
         threads=threads,
         precision=precision,
+        compile_with=compile_with,
     )
 
 

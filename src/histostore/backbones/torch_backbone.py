@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import platform
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -13,20 +13,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from histostore.backbones.device_queue import DeviceQueue
 from histostore.backbones.networks import VERSIONS
-from histostore.errors import SpecMismatchError, UsageError
+from histostore.backbones.overlap import PART, Forwarded, PartPool
+from histostore.errors import SpecMismatchError, UsageError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from histostore.backbones.overlap import Waiting
     from histostore.specs import BackboneSpec
 
 type Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
-CPU_PART = 16
-"""Tiles of one forward pass on the CPU, whatever the batch: a batch is cut into these and the last is filled up."""
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,6 +50,8 @@ class TorchBackbone:
         float32 elsewhere. Preprocessing and results are float32 always.
     rebuild
         How the same network is made without weights (`torch_loader.rebuilt` takes it); None where it cannot be.
+    compile_with
+        A backend of ``torch.compile`` for the forward pass, like ``inductor`` or ``cudagraphs``; part of the engine.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TorchBackbone:
         threads: int | None = None,
         precision: Precision = "auto",
         rebuild: Mapping[str, Any] | None = None,
+        compile_with: str | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             msg = f"threads is {threads}: give 1 or more"
@@ -70,6 +73,7 @@ class TorchBackbone:
         self.precision = _precision(precision, self.device)
         self.threads = threads or torch.get_num_threads()
         self.rebuild = rebuild
+        self.compile_with = compile_with
         network = network.eval().requires_grad_(False)
         self._network: nn.Module = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (1, 3, 1, 1)
@@ -77,6 +81,8 @@ class TorchBackbone:
         shift = -np.asarray(spec.mean, np.float64) / np.asarray(spec.std, np.float64)
         self._scale = torch.tensor(scale, dtype=torch.float32, device=self.device).view(shape)
         self._shift = torch.tensor(shift, dtype=torch.float32, device=self.device).view(shape)
+        self._whole = _compiled(self._prepared_forward, compile_with)
+        self._work = self._worker()
 
     @property
     def network(self) -> nn.Module:
@@ -92,63 +98,66 @@ class TorchBackbone:
             "device_name": name,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "precision": self.precision,
-            "part": CPU_PART if self.device.type == "cpu" else 0,
+            "part": PART if self.device.type == "cpu" else 0,
             "torch": str(torch.__version__),
+            **({"compile": self.compile_with} if self.compile_with else {}),
             **VERSIONS,
         }
 
     def embed(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed a batch: ``(b, px, px, 3)`` uint8 RGB to ``(b, dim)`` float32."""
+        return self.begin(tiles)().rows
+
+    def begin(self, tiles: NDArray[np.uint8]) -> Waiting:
+        """Begin to embed a batch; see `histostore.backbones.overlap.Overlapping`."""
         check_tiles(tiles)
         if len(tiles) == 0:
-            return np.empty((0, self.spec.dim), np.float32)
-        features = self._on_cpu(tiles) if self.device.type == "cpu" else self._features(tiles)
-        if features.shape != (len(tiles), self.spec.dim):
+            none = Forwarded(np.empty((0, self.spec.dim), np.float32), 0.0)
+            return lambda: none
+        waiting = self._work.begin(tiles)
+
+        def wait() -> Forwarded:
+            found = waiting()
             wanted = (len(tiles), self.spec.dim)
-            msg = f"backbone '{self.spec.name}' gave {features.shape}, its record says {wanted}: correct its dim"
-            raise SpecMismatchError(msg)
-        return np.ascontiguousarray(features)
+            if found.rows.shape != wanted:
+                msg = f"backbone '{self.spec.name}' gave {found.rows.shape}, its record says {wanted}: correct its dim"
+                raise SpecMismatchError(msg)
+            return found._replace(rows=np.ascontiguousarray(found.rows))
+
+        return wait
+
+    def in_flight(self, batch: int) -> int:
+        """Return how many batches keep the device busy."""
+        return self._work.in_flight(batch)
 
     def copy(self) -> TorchBackbone:
         """Return the same backbone with weights of its own, for training; float16 (too narrow for that) is float32."""
         precision = cast("Precision", "float32" if self.precision == "float16" else self.precision)
         return TorchBackbone(
             copy.deepcopy(self._network), self.spec, device=str(self.device), threads=self.threads,
-            precision=precision, rebuild=self.rebuild,
+            precision=precision, rebuild=self.rebuild, compile_with=self.compile_with,
         )  # fmt: skip
 
-    def _features(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Forward one batch on the device as it is."""
+    def _worker(self) -> PartPool | DeviceQueue:
+        if self.device.type != "cpu":
+            return DeviceQueue(self.device, self._features)
+        return PartPool(self._part, self.threads, ready=partial(torch.set_num_threads, 1))
+
+    def _part(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return cast("NDArray[np.float32]", self._features(_tensor(tiles)).numpy())
+
+    def _features(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Forward ``(b, px, px, 3)`` uint8 on the device as they are; ``(b, dim)`` float32 on it."""
         with torch.inference_mode(), self.flags():
-            features = self.forward(self.prepare(self.upload(tiles).float()))
-            return cast("NDArray[np.float32]", features.float().cpu().numpy())
+            return self._whole(tiles)
 
-    def _on_cpu(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Forward in parts of one size, each on one thread, several at a time.
-
-        Which kernels oneDNN takes depends on batch and threads, and with them the last bits. Parts that are always
-        alike give the same bits for any batch and any number of threads, and use the cores better.
-        """
-        parts = [tiles[i : i + CPU_PART] for i in range(0, len(tiles), CPU_PART)]
-        lacking = CPU_PART - len(parts[-1])
-        if lacking:
-            parts[-1] = np.concatenate([parts[-1], np.zeros((lacking, *tiles.shape[1:]), np.uint8)])
-        with torch_threads(1):
-            if self.threads == 1 or len(parts) == 1:
-                found = [self._features(part) for part in parts]
-            else:
-                with ThreadPoolExecutor(
-                    min(self.threads, len(parts)), initializer=torch.set_num_threads, initargs=(1,)
-                ) as pool:
-                    found = list(pool.map(self._features, parts))
-        return np.concatenate(found)[: len(tiles)]
+    def _prepared_forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        return self.forward(self.prepare(tiles.permute(0, 3, 1, 2).float())).float()
 
     def upload(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
         """Return tiles ``(b, px, px, 3)`` as ``(b, 3, px, px)`` uint8 on the device."""
-        # torch warns of arrays it could write to; such a tile batch is a small copy
-        owned = tiles if tiles.flags.writeable else tiles.copy()
         # NHWC bytes seen as NCHW are channels_last already: nothing is moved
-        return torch.from_numpy(owned).to(self.device).permute(0, 3, 1, 2)
+        return _tensor(tiles).to(self.device).permute(0, 3, 1, 2)
 
     def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return what the network sees of ``(b, 3, px, px)`` float32 RGB in 0-255: resized and normalised."""
@@ -186,6 +195,22 @@ def check_tiles(tiles: NDArray[np.uint8]) -> None:
     if not good:
         msg = f"tiles are {tiles.dtype} {tiles.shape}: give uint8 (b, px, px, 3)"
         raise UsageError(msg)
+
+
+def _tensor(tiles: NDArray[np.uint8]) -> torch.Tensor:
+    # torch warns of arrays it could write to; such a tile batch is a small copy
+    return torch.from_numpy(tiles if tiles.flags.writeable else tiles.copy())
+
+
+def _compiled[**P](function: Callable[P, torch.Tensor], backend: str | None) -> Callable[P, torch.Tensor]:
+    if backend is None:
+        return function
+    offered = torch.compiler.list_backends(exclude_tags=())
+    if backend not in offered:
+        msg = f"torch.compile has no backend '{backend}'{near(backend, offered)}; there are {', '.join(offered)}"
+        raise UsageError(msg)
+    made: Callable[P, torch.Tensor] = torch.compile(function, backend=backend, dynamic=False)
+    return made
 
 
 def _pooled(tokens: torch.Tensor, pooling: str, prefix: int) -> torch.Tensor:

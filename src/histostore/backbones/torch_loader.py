@@ -40,6 +40,7 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     precision: Precision = "auto",
+    compile_with: str | None = None,
 ) -> TorchBackbone:
     """Load a record's network with its own weights, a local checkpoint's, or random ones."""
     if seed is not None:
@@ -72,8 +73,9 @@ def load(
         licence=record.licence,
     )
     return TorchBackbone(
-        network.module, spec, device=device, threads=threads, precision=precision, rebuild=_recipe(record)
-    )
+        network.module, spec, device=device, threads=threads, precision=precision, rebuild=_recipe(record),
+        compile_with=compile_with,
+    )  # fmt: skip
 
 
 def rebuilt(
@@ -84,6 +86,7 @@ def rebuilt(
     device: str = "auto",
     threads: int | None = None,
     precision: Precision = "auto",
+    compile_with: str | None = None,
 ) -> TorchBackbone:
     """Make the network of `TorchBackbone.rebuild` anew and put tensors into it, each by its name.
 
@@ -112,7 +115,9 @@ def rebuilt(
     if found != spec.weights_sha256:
         msg = f"backbone '{spec.name}': its weights have sha256 {found[:16]}…, its record {spec.weights_sha256[:16]}…"
         raise CorruptionError(msg)
-    return TorchBackbone(network, spec, device=device, threads=threads, precision=precision, rebuild=recipe)
+    return TorchBackbone(
+        network, spec, device=device, threads=threads, precision=precision, rebuild=recipe, compile_with=compile_with
+    )
 
 
 def _recipe(record: ModelRecord) -> dict[str, Any] | None:
@@ -123,7 +128,12 @@ def _recipe(record: ModelRecord) -> dict[str, Any] | None:
 
 
 def load_own(
-    own: OwnNetwork, *, device: str = "auto", threads: int | None = None, precision: Precision = "auto"
+    own: OwnNetwork,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "auto",
+    compile_with: str | None = None,
 ) -> TorchBackbone:
     """Wrap a user's network; its width is measured where its record does not say it."""
     if not isinstance(own.network, nn.Module):
@@ -146,7 +156,10 @@ def load_own(
         **fields,
     )
     recipe = {"module": own.source.removeprefix("module:").partition("@")[0]}
-    return TorchBackbone(own.network, spec, device=device, threads=threads, precision=precision, rebuild=recipe)
+    return TorchBackbone(
+        own.network, spec, device=device, threads=threads, precision=precision, rebuild=recipe,
+        compile_with=compile_with,
+    )  # fmt: skip
 
 
 def _named_prefix(record: ModelRecord) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from histostore.backbones.load import load_backbone
+from histostore.backbones.engines import Engine, check_engine, device_for
+from histostore.backbones.load import finished, load_backbone
 from histostore.backbones.names import STORE
 from histostore.errors import NotFoundError, UsageError, near
 from histostore.specs import BackboneSpec
@@ -77,6 +78,8 @@ def load_tuned(
     threads: int | None = None,
     precision: Any = "auto",
     dihedral: bool = False,
+    engine: Engine = "torch",
+    compile_with: str | None = None,
 ) -> Backbone:
     """Load a tuned backbone of a store.
 
@@ -89,6 +92,7 @@ def load_tuned(
     CorruptionError
         Its weights are not those that were committed.
     """
+    check_engine(engine, device=device, precision=precision, compile_with=compile_with)
     group = _group(store, name)
     record = json.loads(group.bytes(RECORD))
     data = group.bytes(WEIGHTS)
@@ -97,12 +101,11 @@ def load_tuned(
     from histostore.backbones.torch_loader import rebuilt
 
     spec = BackboneSpec.from_json(record["backbone"])
-    backbone = rebuilt(record["rebuild"], load(data), spec, device=device, threads=threads, precision=precision)
-    if not dihedral:
-        return backbone
-    from histostore.backbones.dihedral import DihedralBackbone
-
-    return DihedralBackbone(backbone)
+    backbone = rebuilt(
+        record["rebuild"], load(data), spec, device=device_for(engine, device), threads=threads, precision=precision,
+        compile_with=compile_with,
+    )  # fmt: skip
+    return finished(backbone, engine=engine, dihedral=dihedral)
 
 
 def load_for(store: Store, name: str, **options: Any) -> Backbone:

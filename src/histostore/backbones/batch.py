@@ -1,0 +1,77 @@
+"""How many tiles per forward pass? Fixed on a CPU, measured once per process and network on a CUDA device."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histostore.backbones.overlap import BatchTooLargeError, begin, in_flight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from histostore.protocols import Backbone
+
+CPU_BATCH = 32
+"""Two parts. Bits do not depend on it there, and more tiles at a time are no faster."""
+
+CUDA_BATCHES = (32, 64, 128, 256, 512, 1024)
+ENOUGH = 0.97
+"""Of the best rate: the smallest batch that reaches it is taken, since it needs the least memory."""
+
+_PASSES = 6
+_chosen: dict[tuple[object, ...], int] = {}
+
+
+def choose_batch(backbone: Backbone, px: int) -> int:
+    """Return the tiles per forward pass for tiles of `px` pixels: call it once, before the engine is recorded.
+
+    On a CUDA device batches of 32 to 1,024 are timed, which takes seconds; the answer is kept for this process. Give
+    the batch yourself where runs in several processes are to share an engine.
+    """
+    engine = backbone.engine()
+    if not str(engine.get("device", "cpu")).startswith("cuda"):
+        return CPU_BATCH
+    key = (backbone.spec.digest, px, *sorted(engine.items()))
+    if key not in _chosen:
+        _chosen[key] = best_batch(lambda batch: _rate(backbone, px, batch), CUDA_BATCHES)
+    return _chosen[key]
+
+
+def best_batch(rate: Callable[[int], float], sizes: Sequence[int]) -> int:
+    """Return the smallest of some growing sizes whose rate is within 3 % of the best.
+
+    Parameters
+    ----------
+    rate
+        Tiles per second at a size; raises `BatchTooLargeError` where it does not fit, and larger ones are not tried.
+
+    Raises
+    ------
+    BatchTooLargeError
+        Not even the smallest fits.
+    """
+    rates: dict[int, float] = {}
+    for size in sizes:
+        try:
+            rates[size] = rate(size)
+        except BatchTooLargeError:
+            if not rates:
+                raise
+            break
+    return min(size for size, found in rates.items() if found >= ENOUGH * max(rates.values()))
+
+
+def _rate(backbone: Backbone, px: int, batch: int) -> float:
+    tiles = np.zeros((batch, px, px, 3), np.uint8)
+    begin(backbone, tiles)()  # kernels are chosen and memory is taken in the first pass
+    begun = time.perf_counter()
+    at_work = [begin(backbone, tiles) for _ in range(in_flight(backbone, batch))]
+    for _ in range(_PASSES - len(at_work)):
+        at_work.pop(0)()
+        at_work.append(begin(backbone, tiles))
+    for waiting in at_work:
+        waiting()
+    return _PASSES * batch / (time.perf_counter() - begun)
