@@ -99,3 +99,20 @@ def test_no_digits_are_lost_to_a_large_mean_or_to_many_parts() -> None:
         one.add(sp.csr_array(values[begin : begin + 5]), genes, whole=True)
         whole.merge(one)
     assert whole.variance()[0] == pytest.approx(values.var(ddof=1), rel=1e-9)
+
+
+def test_genes_asked_for_that_a_panel_lacks_are_counted_as_the_view_counts_them(with_panel: hs.Store) -> None:
+    panel = set(with_panel.view(slides=["B"]).counts().ids)
+    every = with_panel.view(slides=["A"]).counts().ids
+    genes = [g for g in every if g not in panel][:3] + [g for g in every if g in panel][:2]
+    view = with_panel.view(slides=["A", "B"], genes=genes)
+    assert view.counts().unmeasured == {"B": 3}
+    for found in (pp.gene_stats(view), pp.highly_variable_genes(view, n_top=2)):
+        assert found.attrs["histostore"]["unmeasured_genes"] == {"B": 3}
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_slides_that_a_filter_emptied_still_have_their_genes(with_panel: hs.Store, join: Any) -> None:
+    view = with_panel.view(genes=join).where("slide == 'C'")
+    assert tuple(pp.gene_stats(view)["gene_ids"]) == view.counts().ids
+    assert view.counts_dask().ids == view.counts().ids

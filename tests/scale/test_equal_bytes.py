@@ -13,11 +13,12 @@ from histostore.errors import ConflictError, SlideError, SpecMismatchError, Stor
 from histostore.scale.kept import BackboneCall, Described
 from histostore.scale.run import embed_slides, tile_slides, verify_store
 from histostore.scale.runner import Runner
-from histostore.scale.steps import embed_steps, run_here, tile_steps
+from histostore.scale.steps import embed_steps, predict_steps, run_here, tile_steps
 from histostore.scale.task import Context, Task
 from histostore.scale.versions import own_versions
 from histostore.scale.work import describe, perform
 from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
+from histostore.stages.fit import load_head
 from histostore.store.verify import verify
 from histostore.testing.crash import contents, receipted
 
@@ -194,3 +195,30 @@ def test_errors_of_the_call_are_those_of_the_serial_run(tiled: Path, copy_of: Co
         hs.tl.embed(store, object(), client=client)
     with pytest.raises(UsageError, match="none of the 2 workers offers one"):
         Runner(client, store, gpu=True)
+
+
+def test_a_head_that_is_fitted_again_meanwhile_is_not_taken_for_the_one_asked_for(
+    headed: Path, copy_of: Copy, cli: Any
+) -> None:
+    path = copy_of(headed)
+    store = hs.open(path)
+    fitted, group = load_head(store, "h")
+    steps = predict_steps(store, "A1", "h", fitted, group)
+    (task,) = next(steps)
+    cli(
+        "fit",
+        path,
+        "--genes",
+        "top-mean:3",
+        "--backbone",
+        "testing",
+        "--split",
+        "leave-one-out:patient",
+        "--save",
+        "h",
+        "--replace",
+    )
+    with pytest.raises(SpecMismatchError, match="fitted again meanwhile"):
+        perform(Context(store.uri, store.uuid, str(path), own_versions()), task)
+    steps.close()
+    assert store.slide("A1").of_kind("predictions") == []

@@ -12,6 +12,7 @@ import pytest
 import histostore as hs
 from histostore.cli.main import main
 from histostore.errors import SlideError, UsageError
+from histostore.slides.objects import ObjectRanges
 from histostore.testing.http import RangeServer, serving
 from histostore.testing.s3 import running_s3
 from histostore.testing.slides import synthetic_histology, write_pyramid_tiff
@@ -89,6 +90,24 @@ def test_another_version_of_the_same_bytes_is_the_slide_and_other_bytes_are_not(
         hs.pp.tile(store, hs.TileSpec.grid(px=32, mpp="native", min_tissue=0.0), name="small")
 
 
+def test_an_object_that_is_replaced_while_it_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_s3(tmp_path / "server") as s3:
+        for name, value in s3.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HISTOSTORE_CACHE", str(tmp_path / "cache"))
+        from histostore.store.objects import open_objects
+
+        files = open_objects(f"s3://{s3.bucket}/x")
+        files.put("a.bin", b"A" * 3_000_000)
+        ranges = ObjectRanges(f"s3://{s3.bucket}/x/a.bin")
+        assert ranges.read_ranges([0], [4]) == [b"AAAA"]
+        files.put("a.bin", b"B" * 3_000_000)
+        with pytest.raises(SlideError, match="changed while it was read"):
+            ranges.read_ranges([100], [4])
+
+
 def test_a_sheet_may_name_addresses(tmp_path: Path, server: RangeServer) -> None:
     store = hs.create(tmp_path / "store")
     sheet = tmp_path / "sheet.csv"
@@ -101,7 +120,14 @@ def test_a_sheet_may_name_addresses(tmp_path: Path, server: RangeServer) -> None
 
 @pytest.mark.parametrize(
     "address",
-    ["http://me:hunter2@127.0.0.1/a.tif", "https://x.org/a.tif?X-Amz-Signature=hunter2", "s3://k:hunter2@b/a.tif"],
+    [
+        "http://me:hunter2@127.0.0.1/a.tif",
+        "https://x.org/a.tif?X-Amz-Signature=hunter2",
+        "s3://k:hunter2@b/a.tif",
+        "https://x.org/a.tif?pwd=hunter2",
+        "https://x.org/a.tif#token=hunter2",
+        "https://x.org/a.tif;code=hunter2",
+    ],
 )
 def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(tmp_path: Path, address: str) -> None:
     store = hs.create(tmp_path / "store")

@@ -277,7 +277,7 @@ def test_a_damaged_newest_manifest_is_an_error_with_a_catalog_too(many: Store) -
     for ask in (many.slides, lambda: known_slides(many)):
         with pytest.raises(CorruptionError, match="S005"):
             ask()
-    assert look(many).unreadable == ("S005",)
+    assert list(look(many).unreadable) == ["S005"]
 
 
 def test_a_damaged_header_is_read_and_refused_by_who_opens_it(many: Store) -> None:
@@ -287,6 +287,26 @@ def test_a_damaged_header_is_read_and_refused_by_who_opens_it(many: Store) -> No
     found = look(many, contents=True)
     assert "meta/meta" not in found.known("S005").headers
     assert "meta/meta" in found.known("S006").headers
+
+
+def test_metadata_that_cannot_be_read_is_an_error_and_not_none(many: Store) -> None:
+    ref = many.manifest("S005").find("meta")
+    path = many.files.root / ref.prefix / "GROUP.json"  # type: ignore[attr-defined]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorruptionError, match="S005"):
+        slides_where(many, "organ == 'kidney'")
+
+
+def test_a_slide_whose_manifest_cannot_be_read_for_a_moment_is_not_left_out(many: Store) -> None:
+    folder = many.files.root / "manifests" / "S005"  # type: ignore[attr-defined]
+    newest = max(folder.glob("*.json"))
+    data = newest.read_bytes()
+    newest.write_bytes(data[:-20])
+    found = look(many)
+    newest.write_bytes(data)  # it can be read again
+    with pytest.raises(CorruptionError, match="S005"):
+        found.slides()
+    assert "S005" in many.slides()
 
 
 def test_slides_are_found_by_their_metadata(many: Store) -> None:

@@ -72,7 +72,7 @@ def count_blocks(parts: Sequence[Part], how: str | tuple[str, ...], most: int = 
     DataError
         A row has no counts.
     """
-    opened = [SlideRows.of(p).open(p.store) for p in parts]
+    opened = [SlideRows.of(p).open(p.store) for p in parts if p.expression is not None or len(p)]
     for rows in opened:
         without = 0 if rows.all_counted else int((rows.count_row < 0).sum())
         if without:

@@ -41,7 +41,7 @@ class Seen:
     without: int = 0
     """Rows without counts."""
     unmeasured: dict[str, int] = field(default_factory=dict)
-    """By slide of a targeted panel, genes that it lists."""
+    """By slide of a targeted panel, genes of the result that it lists."""
 
 
 def gene_stats(
@@ -80,7 +80,8 @@ def gene_stats(
     wanted = wanted_genes(view)
     spans = cut(view)
     whole = Seen()
-    for found in in_order(partial(_of_span, values=values), spans, client=client, workers=workers):
+    of = frozenset(wanted.ids) if wanted is not None else None
+    for found in in_order(partial(_of_span, values=values, of=of), spans, client=client, workers=workers):
         add(whole, found)
     refuse_none(whole.moments.rows, view)
     moments, names = whole.moments, named(whole.moments, wanted)
@@ -115,22 +116,23 @@ def about(view: View, found: Seen, genes: int) -> dict[str, Any]:
     return {"rows": found.moments.rows, "left_out": left_out, "unmeasured_genes": lacking}
 
 
-def _of_span(span: Span, *, values: Values) -> Seen:
+def _of_span(span: Span, *, values: Values, of: frozenset[str] | None) -> Seen:
     found = Seen()
     for _, rows in span.open():
-        add_slide(found, found.moments, rows, values)
+        add_slide(found, found.moments, rows, values, of)
     return found
 
 
-def add_slide(found: Seen, moments: Moments, rows: OpenRows, values: Values) -> None:
-    """Add the rows of one slide that have counts to the sums."""
+def add_slide(found: Seen, moments: Moments, rows: OpenRows, values: Values, of: frozenset[str] | None) -> None:
+    """Add the rows of one slide that have counts to the sums; `of` are the genes of the result, None for all."""
     if rows.which.expression is None:
         found.without += len(rows)
         return
     refuse_normalised(rows)
     whole = rows.whole_transcriptome
     if not whole:
-        found.unmeasured[rows.which.slide] = len(rows.genes)
+        listed = rows.genes.ids
+        found.unmeasured[rows.which.slide] = len(listed) if of is None else sum(one in of for one in listed)
     for _, _, matrix, chosen in counted(rows, READ_ROWS):
         found.without += len(chosen) - int(chosen.sum())
         moments.add(in_unit(matrix, values), rows.genes, whole=whole)
@@ -173,10 +175,13 @@ def refuse_none(n: int, view: View) -> None:
 
 
 def wanted_genes(view: View) -> JoinedGenes | None:
-    """Return the genes that the view was opened for, None where those are all; headers of counts are read for it."""
-    if view.gene_join == "outer":
+    """Return the genes that the view was opened for, None where those are all that its rows have.
+
+    Lists of genes are read for it, of slides of which no row is left too: those are of the view's genes.
+    """
+    with_counts = [p for p in view.parts if p.expression is not None]
+    if view.gene_join == "outer" and all(map(len, with_counts)):
         return None
-    with_counts = [p for p in view.parts if p.expression is not None and len(p)]
     lists = {id(genes): genes for p in with_counts for genes in (SlideRows.of(p).open(p.store).genes,)}
     return join_genes([_stub(one.ids, one.symbols) for one in lists.values()], view.gene_join)
 

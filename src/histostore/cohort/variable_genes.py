@@ -211,12 +211,12 @@ def _of_span(span: Span, *, rule: _Rule, alone: bool) -> _Found:
     found, values = _Found(), SEES[rule.flavor]
     if alone:
         for _, rows in span.open():
-            add_slide(found.seen, found.seen.moments, rows, values)
+            add_slide(found.seen, found.seen.moments, rows, values, rule.wanted)
         return found
     ends: dict[Any, bool] = {}
     for (key, ended), rows in span.open():
         ends[key] = ended
-        add_slide(found.seen, found.open.setdefault(key, Moments()), rows, values)
+        add_slide(found.seen, found.open.setdefault(key, Moments()), rows, values, rule.wanted)
     found.seen.moments.rows = sum(m.rows for m in found.open.values())
     for key, ended in ends.items():
         if ended:

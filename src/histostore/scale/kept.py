@@ -102,10 +102,16 @@ class Kept:
             )
         return backbone
 
-    def head(self, name: str) -> FittedHead:
-        """Return a saved head, loaded once per process and run."""
+    def head(self, name: str, digest: str) -> FittedHead:
+        """Return a saved head, loaded once per process and run.
+
+        Raises
+        ------
+        SpecMismatchError
+            The name has moved to another head since the run began.
+        """
         with _loading:
-            return _head(self.run, self.store.uri, name)
+            return _head(self.run, self.store.uri, name, digest)
 
     def close(self) -> None:
         """Close the images."""
@@ -141,8 +147,14 @@ def _backbone(run: str, uri: str, call: BackboneCall) -> Backbone:
 
 
 @lru_cache(maxsize=BACKBONES)
-def _head(run: str, uri: str, name: str) -> FittedHead:
+def _head(run: str, uri: str, name: str, digest: str) -> FittedHead:
     del run  # part of the key
     from histostore.stages.fit import load_head  # scikit-learn and scipy.stats, which other tasks do without
 
-    return load_head(open_store(uri), name)[0]
+    fitted, group = load_head(open_store(uri), name)
+    if group.ref.digest != digest:
+        raise SpecMismatchError(
+            f"head '{name}' was {digest[:8]} when this run began and is {group.ref.digest[:8]} now: "
+            "it was fitted again meanwhile; run predict again"
+        )
+    return fitted

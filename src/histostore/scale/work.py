@@ -109,7 +109,7 @@ def predict(kept: Kept, applying: Applying, share: Share, shards: Sequence[int])
     """Apply a head to one slide and write the shards that lack."""
     writer, watch = share.on(kept.store.files), Stopwatch()
     with watch.timed("predict"):
-        values = applying.values(kept.store, kept.head(applying.head))
+        values = applying.values(kept.store, kept.head(applying.head, applying.inputs["head"]))
     with watch.timed("write"):
         ranges = [(shard, *applying.layout.shard_range(shard)) for shard in shards]
         receipts = [writer.write_rows("prediction", shard, values[start:stop]) for shard, start, stop in ranges]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -318,11 +318,11 @@ def _write(
                 with watch.timed("write"):
                     writers[i].write_rows("embedding", shard, values, note={"status": made.status.tolist()})
 
-        with behind(watch) as later:
-            jobs = (Shard(*layout.shard_range(s), [passes[i] for i in one]) for s, one in zip(order, mine, strict=True))
-            made = embed_shards(
-                source, jobs, read_batch=read_batch, watch=watch, on_rows=lambda n: progress.advance(n, watch.seconds)
-            )
+        jobs = (Shard(*layout.shard_range(s), [passes[i] for i in one]) for s, one in zip(order, mine, strict=True))
+        shards = embed_shards(
+            source, jobs, read_batch=read_batch, watch=watch, on_rows=lambda n: progress.advance(n, watch.seconds)
+        )
+        with behind(watch) as later, closing(shards) as made:
             for shard, indices, done in zip(order, mine, made, strict=True):
                 later(partial(write, shard, indices, done))
         progress.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from histostore.protocols import TileStatus
 from histostore.stages.pixels import ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -87,7 +87,7 @@ def embed_shards(
     read_batch: int,
     watch: Stopwatch,
     on_rows: Callable[[int], None] = lambda _n: None,
-) -> Iterator[EmbeddedShard]:
+) -> Generator[EmbeddedShard]:
     """Embed shard after shard without a pause in between: yield each as soon as its last forward pass is done.
 
     A thread reads, decodes and cuts batches ahead, two of them beyond the one at hand; forward passes run as many at a
@@ -101,14 +101,15 @@ def embed_shards(
         Told the number of tiles after each forward pass.
     """
     flight = _Flight(watch, on_rows)
-    items = ahead(_batches(source, shards, read_batch, watch))
-    while True:
-        with watch.timed("waiting for tiles"):
-            item = next(items, None)
-        if item is None:
-            break
-        yield from flight.take(item)
-    yield from flight.land()
+    # closed at once when something fails: the caller closes the slide that its thread reads
+    with closing(ahead(_batches(source, shards, read_batch, watch))) as items:
+        while True:
+            with watch.timed("waiting for tiles"):
+                item = next(items, None)
+            if item is None:
+                break
+            yield from flight.take(item)
+        yield from flight.land()
 
 
 @contextmanager

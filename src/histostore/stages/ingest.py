@@ -11,7 +11,7 @@ import numpy as np
 
 from histostore.content.regions import write_regions
 from histostore.content.tables import read_counts, read_points, write_counts, write_labels, write_points
-from histostore.errors import ConflictError, DataError, UsageError
+from histostore.errors import ConflictError, DataError, SlideError, UsageError
 from histostore.ids import check_slug
 from histostore.io.align import align, check_on_image, check_orientation
 from histostore.io.check import describe_counts
@@ -101,6 +101,7 @@ def ingest(
     away = is_remote(sample.image)
     path = checked_address(str(sample.image)) if away else Path(sample.image).absolute()
     check_folder(sample, path)
+    state = remote_state(str(path)) if away else None
     with watch.timed("read"), open_slide(path) as image:
         assay = _read_assay(sample, spec, image)
         mpp, origin, notes = _mpp_of(sample, image, assay, spec)
@@ -124,6 +125,8 @@ def ingest(
     with watch.timed("digest"):
         if away:  # checked by this version from now on, and byte for byte only where it differs
             about["sha256"], about["version"] = remote_digest(str(path))
+            if state != (about["bytes"], about["version"]):
+                raise SlideError(f"{path} changed while it was read; ingest it again")
         else:
             about["sha256"] = source_digest(path)
     _refuse_conflicts(store, sample.slide, about, mpp, assay)

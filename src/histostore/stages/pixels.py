@@ -18,7 +18,7 @@ from histostore.tiles.read import read_tiles
 from histostore.units import ReadPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -34,6 +34,9 @@ SHARD_BYTES = 64 << 20
 """Most decoded bytes that one shard of pixels stands for, unless the spec says otherwise."""
 
 MAX_SHARD_TILES = 1024
+
+FORESEEN_TILES = 1024
+"""Tiles that a slide is told of beforehand: more than a row of them, which it shares segments with."""
 
 
 class TileSource(Protocol):
@@ -104,7 +107,8 @@ class SlideTiles:
 
     def read(self, start: int, stop: int) -> Block:
         """Return the tiles of rows [start, stop)."""
-        return read_tiles(self.slide, self.plan, self.xy0[start:stop], stain=self.stain, pool=self._pool)
+        then = self.xy0[stop : stop + FORESEEN_TILES]
+        return read_tiles(self.slide, self.plan, self.xy0[start:stop], then=then, stain=self.stain, pool=self._pool)
 
 
 @dataclass(slots=True)
@@ -231,7 +235,7 @@ def plan_of(attrs: Mapping[str, Any]) -> ReadPlan:
     return ReadPlan(**{k: attrs[k] for k in ("level", "read_px", "out_px", "downsample", "resample", "mpp")})
 
 
-def ahead[T](items: Iterator[T], depth: int = 2) -> Iterator[T]:
+def ahead[T](items: Iterator[T], depth: int = 2) -> Generator[T]:
     """Yield items that a thread computes up to `depth` ahead; its error is raised here, and leaving early stops it."""
     done = object()
     waiting: queue.Queue[Any] = queue.Queue(maxsize=depth)

@@ -103,6 +103,12 @@ class Applying:
     def values(self, store: Store, fitted: FittedHead) -> NDArray[np.float32]:
         """Return the predictions of every row, ``(n, t)``."""
         cohort = view(store, backbone=self.backbone, tiles=self.tiles, slides=[self.slide])
+        now = cohort.parts[0].embeddings[cohort.backbones[0]].digest
+        if now != self.inputs["embeddings"]:
+            raise SpecMismatchError(
+                f"embeddings '{self.backbone}' of slide '{self.slide}' were {self.inputs['embeddings'][:8]} when "
+                f"predicting began and are {now[:8]} now: they were made again meanwhile; run predict again"
+            )
         bag = fitted.spec.bag
         if bag is None:
             return fitted.predict(cohort.numpy(), cohort.obs())

@@ -22,6 +22,7 @@ from histostore.store.read_cache import FOLDER, SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from histostore.errors import HistostoreError
     from histostore.progress import Progress
     from histostore.store.store import Store
 
@@ -41,8 +42,8 @@ class Catalog:
     """By owner, only where asked for: a line of JSON on the manifest, and a line of tabs for each entry, its header."""
     refreshed: int
     """Owners that were read from their manifests this time."""
-    unreadable: tuple[str, ...]
-    """Owners whose newest manifest cannot be read; asking for them says why."""
+    unreadable: Mapping[str, HistostoreError]
+    """Owners whose newest manifest could not be read, and why."""
     problem: str = ""
     path: Path | None = None
     kept: bool = False
@@ -50,14 +51,20 @@ class Catalog:
 
     def slides(self) -> list[str]:
         """Return the slides that are there, sorted; a damaged manifest raises."""
-        for owner in self.unreadable:
+        for owner, error in self.unreadable.items():
             if not owner.startswith("@"):
-                self.store.manifest(owner)
+                raise error
         return [o for o, row in self.owners.items() if not o.startswith("@") and row["number"] and not row["deleted"]]
 
     def fields(self, slides: Sequence[str]) -> list[Mapping[str, str]]:
-        """Return the metadata of slides."""
-        return [self.owners[slide]["fields"] for slide in slides]
+        """Return the metadata of slides; where a header was damaged it is read again, and raises."""
+        return [self._fields(slide) for slide in slides]
+
+    def _fields(self, slide: str) -> Mapping[str, str]:
+        row = self.owners[slide]
+        meta = self.store.manifest(slide).get("meta", "meta") if not row["whole"] else None
+        found: Mapping[str, str] = row["fields"] if meta is None else self.store.header(meta)["attrs"].get("fields", {})
+        return found
 
     def known(self, slide: str) -> Known:
         """Return what is known of one slide, or read its manifest where the catalog does not have it."""
@@ -126,7 +133,7 @@ def look(
         owners={o: rows[o] for o in sorted(rows) if o not in fresh.unreadable},
         contents=texts | fresh.contents,
         refreshed=len(fresh.rows),
-        unreadable=tuple(fresh.unreadable),
+        unreadable=fresh.unreadable,
         problem=problem,
         path=path,
         kept=kept and file is not None,

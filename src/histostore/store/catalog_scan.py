@@ -80,7 +80,7 @@ class Fresh:
     files: Files
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: dict[str, HistostoreError] = field(default_factory=dict)
 
     def read_all(self, stale: Mapping[str, tuple[State, Mapping[str, Any] | None]]) -> None:
         """Read owners; from afar many at a time, because that is a few requests for each, one after the other."""
@@ -96,8 +96,8 @@ class Fresh:
         """Read an owner; one that could not settle and has the same manifest keeps its contents."""
         try:
             manifest = read_manifest(self.files, owner)
-        except HistostoreError:
-            self.unreadable.append(owner)
+        except HistostoreError as error:
+            self.unreadable[owner] = error
             return
         identity = _identity(manifest)
         if old is not None and old["identity"] == identity and old["whole"]:

@@ -147,6 +147,8 @@ class SharedShards(ShardWriter):
         sealed = self.files.size(f"{self.prefix}/{GROUP}") is not None
         if sealed or self.files.size(f"{self.prefix}/{ATTEMPT}") is None:
             raise ConflictError(f"{self.files.uri}/{self.prefix} is no longer being written; nothing was changed")
+        if (done := self.finished(name, shard)) is not None:  # another start of the same task came first
+            return done
         return ShardWriter.write_shard(self, name, shard, chunks, note=note)
 
 

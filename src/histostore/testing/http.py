@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ class RangeServer(ThreadingHTTPServer):
         self.how = 503
         self.tag = '"one"'
         self.knows_ranges = True
+        self.lasts = 1 << 30
+        """Requests that a signed address, which ``moved/`` leads to, is good for."""
+        self.signed = 0
+        self.used: Counter[str] = Counter()
 
     def url(self, name: str) -> str:
         """Return the address of a file."""
@@ -43,7 +48,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.split("?")[0].lstrip("/")
         if name.startswith("moved/"):
-            return self.answer(302, b"", {"Location": f"/{name.removeprefix('moved/')}?signed=1"})
+            self.server.signed += 1
+            return self.answer(302, b"", {"Location": f"/{name.removeprefix('moved/')}?signed={self.server.signed}"})
+        self.server.used[self.path] += 1
+        if "signed" in self.path and self.server.used[self.path] > self.server.lasts:
+            return self.answer(403, b"expired", {})
         path = self.server.folder / name
         if not path.is_file():
             return self.answer(404, b"no such thing", {})
