@@ -8,26 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client, LocalCluster
 
 from histostore import pp, tl
 from histostore.cohort.spans import cut
 from histostore.errors import DataError, UsageError
+from histostore.scale.cluster import workers_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from distributed import Client
 
     import histostore as hs
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
-        ) as cluster,
-        Client(cluster) as found,
-    ):
+    with workers_here(2) as found:
         yield found
 
 
