@@ -23,7 +23,7 @@ SHORTER = {
     "catalog": ("--slides", "1000"),
     "cohort": ("--slides", "200"),
     "growth": ("--most", "10000", "--rounds", "1"),
-    "out_of_core": ("--rows", "50000"),
+    "out_of_core": ("--rows", "10000"),
     "serve_load": ("--seconds", "20"),
 }
 """Options for the ones that take longest; by itself each runs at its full size."""
@@ -64,22 +64,27 @@ def run(name: str) -> tuple[str, int, float]:
     return "".join(lines), process.returncode, time.monotonic() - begun
 
 
+def sections(path: Path) -> dict[str, str]:
+    """Return what an earlier run wrote, by benchmark."""
+    if not path.exists():
+        return {}
+    parts = path.read_text().split("\n## ")[1:]
+    return {part.partition("\n")[0]: f"## {part.strip()}" for part in parts}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     known = [path.stem for path in sorted(HERE.glob("[a-z]*.py"))]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(known)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(known)}; the others' results stay"
+    )
     parser.add_argument("--result", type=Path, default=HERE / "RESULTS.md", metavar="FILE")
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(known)):
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
-    written = [
-        "# What the benchmarks printed",
-        "",
-        "Written by `make bench`; ratios are medians of interleaved rounds.",
-        "",
-    ]
-    written += machine()
-    missed = []
+    head = ["# What the benchmarks printed", "", "Written by `make bench`; ratios are medians of interleaved rounds."]
+    head += ["", *machine()]
+    written, missed = sections(args.result) if args.names else {}, []
     for name in args.names or known:
         print(f"== {name}", flush=True)
         text, code, seconds = run(name)
@@ -87,8 +92,10 @@ def main() -> int:
             missed.append(name)
         shown = " ".join(["python -m", f"benchmarks.{name}", *SHORTER.get(name, ())])
         verdict = "a gate was missed" if code else "no gate missed"
-        written += ["", f"## {name}", "", f"`{shown}`: {verdict}, {seconds:.0f} s", "", "```text", text.rstrip(), "```"]
-    args.result.write_text("\n".join(written) + "\n")
+        lines = [f"## {name}", "", f"`{shown}`: {verdict}, {seconds:.0f} s", "", "```text", text.rstrip(), "```"]
+        written[name] = "\n".join(lines)
+        # after each: a long run that is stopped keeps the rest
+        args.result.write_text("\n\n".join(["\n".join(head), *(written[n] for n in sorted(written))]) + "\n")
     print("missed: " + ", ".join(missed) if missed else "no gate missed", f"({args.result})")
     return 1 if missed else 0
 

@@ -158,7 +158,8 @@ def main() -> int:
     found = measure((width, height), sections, **options)
     beyond = found["peak_mib"] - before
     raw = width * height * 3 / 2**20
-    print(f"slide               {width:,} x {height:,} px ({raw:,.0f} MiB of pixels), {sections or 'synthetic'}")
+    what = "real sections" if sections else "synthetic"
+    print(f"slide               {width:,} x {height:,} px ({raw:,.0f} MiB of pixels), {what}")
     print(f"tiles               {found['tiles']:,} of {args.px} px, {found['pixel_mib']:,.0f} MiB as {args.codec}")
     print(f"one forward pass    {before:,.0f} MiB ({args.backbone}, batch {args.batch})")
     for stage in ("ingest", "tile", "embed"):
