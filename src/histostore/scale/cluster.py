@@ -29,6 +29,8 @@ SETTINGS: Mapping[str, Any] = {
     # dask listens for http even without a dashboard: on loopback, and with no page to serve
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    # dask looks at every thread of a worker a hundred times a second, for a page that is not served
+    "distributed.worker.profile.enabled": False,
     # else a worker that is not back 15 s after it died is given up for good
     "distributed.deploy.lost-worker-timeout": "3650 days",
 }

@@ -21,8 +21,6 @@ PARTIAL = ".partial-"
 """Prefix of a file being written; never a key that anything names."""
 
 _RENAME_NOREPLACE = 1
-_PARTS = 512
-"""Buffers of one call to write; POSIX allows 1,024 here and fewer elsewhere."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -47,23 +45,15 @@ def write_beside(path: Path, parts: tuple[Buffer, ...], *, sync: bool = True) ->
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(fd, "wb", buffering=0) as file:
-            for start in range(0, len(parts), _PARTS):
-                _write_all(file.fileno(), [memoryview(part).cast("B") for part in parts[start : start + _PARTS]])
+            for part in parts:  # one call each: a single writev of all of them took half as long again
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[file.write(view) :]
             os.fsync(file.fileno())
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
-
-
-def _write_all(fd: int, parts: list[memoryview]) -> None:
-    """Write buffers one after the other, with as few calls as it takes."""
-    while parts:
-        written = os.writev(fd, parts)
-        while parts and written >= len(parts[0]):
-            written -= len(parts.pop(0))
-        if parts:
-            parts[0] = parts[0][written:]
 
 
 def try_link(temporary: Path, path: Path) -> bool | None:
