@@ -10,7 +10,7 @@ import numpy as np
 
 from histostore.content.calls import call_classes, call_probability
 from histostore.content.regions import read_regions
-from histostore.content.tables import read_counts, read_labels, read_points
+from histostore.content.tables import counts_of, read_counts, read_labels, read_points
 from histostore.errors import NotFoundError, near
 from histostore.io.geojson import label_points
 from histostore.protocols import TileStatus
@@ -103,9 +103,7 @@ class Part:
     @cached_property
     def count_row(self) -> NDArray[np.int64]:
         """Row in `counts` of every row, joined by id; -1 where the spot has none."""
-        row_of = {point: row for row, point in enumerate(self.counts.ids)} if self.counts is not None else {}
-        ids = self.the_points.ids
-        return np.array([row_of.get(ids[p], -1) for p in self.point_row.tolist()], dtype=np.int64)
+        return counts_of(self.point_row, self.the_points.ids, self.counts.ids if self.counts is not None else ())
 
     @cached_property
     def xy(self) -> NDArray[np.float64]:

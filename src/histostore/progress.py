@@ -60,4 +60,8 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begun
+            self.add(part, time.perf_counter() - begun)
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add time that was measured elsewhere to a part."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds

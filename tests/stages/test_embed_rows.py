@@ -10,7 +10,7 @@ import pytest
 from histostore.backbones import load_backbone
 from histostore.backbones.testing_backbone import TestingBackbone
 from histostore.progress import Stopwatch
-from histostore.stages.embed_rows import Pass, Shard, behind, embed_rows, embed_shards
+from histostore.stages.embed_rows import Pass, Shard, behind, embed_shards
 from histostore.stages.profile import Profile
 
 
@@ -53,7 +53,7 @@ def test_rows_and_status_are_those_of_each_tile(read_batch, batches):
 def test_each_tile_is_read_once_for_all_backbones():
     source = Tiles(40)
     passes = [Pass(TestingBackbone(), 8), Pass(TestingBackbone(), 16)]
-    embed_rows(source, 0, 40, passes, read_batch=10, watch=Stopwatch())
+    list(embed_shards(source, [Shard(0, 40, passes)], read_batch=10, watch=Stopwatch()))
     assert source.reads == [(0, 10), (10, 20), (20, 30), (30, 40)]
 
 
@@ -86,7 +86,7 @@ def test_a_bad_read_ends_the_run_with_its_error():
             return super().read(start, stop)
 
     with pytest.raises(OSError, match="gone"):
-        embed_rows(Broken(40), 0, 40, [Pass(TestingBackbone(), 10)], read_batch=10, watch=Stopwatch())
+        list(embed_shards(Broken(40), [Shard(0, 40, [Pass(TestingBackbone(), 10)])], read_batch=10, watch=Stopwatch()))
 
 
 def test_what_is_handed_over_is_run_in_order_behind_the_caller():
@@ -112,7 +112,8 @@ def test_the_first_error_behind_ends_it():
 
 def test_the_watch_tells_what_was_busy_and_the_profile_what_binds():
     source, watch = Tiles(200), Stopwatch()
-    embed_rows(source, 0, 200, [Pass(TestingBackbone(delay_s=0.02), 20)], read_batch=20, watch=watch)
+    slow = Shard(0, 200, [Pass(TestingBackbone(delay_s=0.02), 20)])
+    list(embed_shards(source, [slow], read_batch=20, watch=watch))
     assert {"read and decode", "forward", "waiting for tiles"} <= set(watch.seconds)
     assert watch.seconds["forward"] >= 0.2
     profile = Profile(wall=0.5, rows=200, busy=watch.seconds)

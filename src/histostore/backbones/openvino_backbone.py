@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from histostore.backbones.difference import EngineDifference, compare_engines, probe_tiles
-from histostore.backbones.overlap import PART, Forwarded, PartPool
+from histostore.backbones.overlap import PART, PartPool, nothing
 from histostore.backbones.torch_backbone import TorchBackbone, check_tiles
 from histostore.errors import SpecMismatchError, UsageError
 
@@ -88,8 +88,7 @@ class OpenVinoBackbone:
         """Begin to embed a batch; see `histostore.backbones.overlap.Overlapping`."""
         check_tiles(tiles)
         if len(tiles) == 0:
-            none = Forwarded(np.empty((0, self.spec.dim), np.float32), 0.0)
-            return lambda: none
+            return nothing(self.spec.dim)
         return self._pool.begin(tiles)
 
     def in_flight(self, batch: int) -> int:

@@ -50,6 +50,12 @@ class Overlapping(Protocol):
         ...
 
 
+def nothing(dim: int) -> Waiting:
+    """Return the forward pass of no tiles: ``(0, dim)`` rows."""
+    none = Forwarded(np.empty((0, dim), np.float32), 0.0)
+    return lambda: none
+
+
 def begin(backbone: Backbone, tiles: NDArray[np.uint8]) -> Waiting:
     """Begin a forward pass with any backbone: one that cannot overlap is done with it when this returns."""
     if isinstance(backbone, Overlapping):

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from histostore.backbones.device_queue import DeviceQueue
 from histostore.backbones.networks import VERSIONS
-from histostore.backbones.overlap import PART, Forwarded, PartPool
+from histostore.backbones.overlap import PART, Forwarded, PartPool, nothing
 from histostore.errors import SpecMismatchError, UsageError, near
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ class TorchBackbone:
         """Begin to embed a batch; see `histostore.backbones.overlap.Overlapping`."""
         check_tiles(tiles)
         if len(tiles) == 0:
-            none = Forwarded(np.empty((0, self.spec.dim), np.float32), 0.0)
-            return lambda: none
+            return nothing(self.spec.dim)
         waiting = self._work.begin(tiles)
 
         def wait() -> Forwarded:

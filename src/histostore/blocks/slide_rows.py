@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from histostore.blocks.gene_lists import read_genes, stored
+from histostore.content.tables import counts_of
 from histostore.errors import CorruptionError, DataError
 
 if TYPE_CHECKING:
@@ -130,9 +131,8 @@ class OpenRows:
             points = points if which.rows is None else points[which.rows]
         if self.all_counted:
             return points
-        row_of = {point: row for row, point in enumerate(self.expression.read("obs/_index"))}
         ids = self._store.group(which.points).read("ids")
-        return np.array([row_of.get(ids[p], -1) for p in points.tolist()], dtype=np.int64)
+        return counts_of(points, ids, self.expression.read("obs/_index"))
 
     @cached_property
     def _indptr(self) -> Rows:

@@ -118,6 +118,17 @@ def _write_long(writer: GroupWriter, name: str, values: NDArray[Any]) -> None:
         writer.write_rows(name, number, values[start:stop])
 
 
+def counts_of(
+    points: NDArray[np.int64], ids: Sequence[str] | NDArray[Any], counted: Sequence[str] | NDArray[Any]
+) -> NDArray[np.int64]:
+    """Return ``(n,)`` the row in the counts of each of some points ``(n,)``, joined by id; -1 where it has none.
+
+    `ids` are those of all points, `counted` those of the counts' rows.
+    """
+    row_of = {point: row for row, point in enumerate(counted)}
+    return np.array([row_of.get(ids[p], -1) for p in points.tolist()], dtype=np.int64)
+
+
 def read_counts(group: Group) -> Counts:
     """Return the count matrix of a group.
 

@@ -150,7 +150,7 @@ def _accept(writers: Sequence[GroupWriter], answers: Sequence[Written], watch: S
 def _add(watch: Stopwatch, answer: Written) -> None:
     """Add up where the time of all workers together went."""
     for part, seconds in answer.seconds.items():
-        watch.seconds[part] = watch.seconds.get(part, 0.0) + seconds
+        watch.add(part, seconds)
 
 
 def _length(rows: tuple[int, int]) -> int:

@@ -65,8 +65,8 @@ def remote_state(address: str) -> tuple[int, str]:
         ranges.close()
 
 
-def remote_digest(address: str) -> tuple[str, str]:
-    """Return the sha256 of all bytes at an address, and their version; they are read once, in pieces of 8 MiB.
+def remote_digest(address: str) -> tuple[str, tuple[int, str]]:
+    """Return the sha256 of all bytes at an address, and their state; they are read once, in pieces of 8 MiB.
 
     Raises
     ------
@@ -78,6 +78,6 @@ def remote_digest(address: str) -> tuple[str, str]:
         for start in range(0, ranges.size, DIGEST_BYTES):
             (piece,) = ranges.read_ranges([start], [min(DIGEST_BYTES, ranges.size - start)])
             digest.update(piece)
-        return digest.hexdigest(), ranges.version
+        return digest.hexdigest(), (ranges.size, ranges.version)
     finally:
         ranges.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from histostore.backbones.batch import CPU_BATCH
 from histostore.errors import ConflictError, SpecMismatchError
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.specs import EmbeddingSpec
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 MPP_TOLERANCE = 0.10
 """Tiles further than this from the resolution a histology backbone declares are refused unless told otherwise."""
 
-DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+DEFAULT_BATCH = {"cpu": CPU_BATCH, "cuda": 256}
 
 type Sealed = tuple[Ref, bool]
 """A sealed group, and whether an attempt was gone on with."""

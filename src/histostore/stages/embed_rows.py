@@ -56,30 +56,6 @@ class EmbeddedShard:
     """``(stop - start,)`` uint8 `TileStatus`."""
 
 
-def embed_rows(
-    source: TileSource,
-    start: int,
-    stop: int,
-    passes: Sequence[Pass],
-    *,
-    read_batch: int,
-    watch: Stopwatch,
-    on_rows: Callable[[int], None] = lambda _n: None,
-) -> tuple[list[NDArray[np.float32]], NDArray[np.uint8]]:
-    """Embed the tiles of rows [start, stop), which are one shard, with one or more backbones.
-
-    Returns
-    -------
-    list of ndarray
-        One ``(stop - start, dim)`` float32 per pass.
-    ndarray
-        ``(stop - start,)`` uint8 status of the tiles.
-    """
-    shard = Shard(start, stop, passes)
-    (found,) = embed_shards(source, [shard], read_batch=read_batch, watch=watch, on_rows=on_rows)
-    return found.rows, found.status
-
-
 def embed_shards(
     source: TileSource,
     shards: Iterable[Shard],
@@ -278,7 +254,7 @@ class _Flight:
         found = waiting()
         item.shard.outs[item.number][item.first : item.first + item.rows] = found.rows[: item.rows]
         self.count[id(item.shard.shard.passes[item.number].backbone)] -= 1
-        self.watch.seconds["forward"] = self.watch.seconds.get("forward", 0.0) + found.seconds
+        self.watch.add("forward", found.seconds)
         self.on_rows(item.rows)
         if self.begun and isinstance(self.begun[0], _Open):  # not kept until the next batch wants in
             yield from self._land_one()

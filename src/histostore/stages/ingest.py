@@ -123,12 +123,14 @@ def ingest(
         thumbnail = image.thumbnail(THUMBNAIL_PX)
         about = _about(path, image)
     with watch.timed("digest"):
-        if away:  # checked by this version from now on, and byte for byte only where it differs
-            about["sha256"], about["version"] = remote_digest(str(path))
-            if state != (about["bytes"], about["version"]):
+        if state is not None:
+            about["sha256"], now = remote_digest(str(path))
+            if now != state:
                 raise SlideError(f"{path} changed while it was read; ingest it again")
+            # checked by this version from now on, and byte for byte only where it differs
+            about["bytes"], about["version"] = state
         else:
-            about["sha256"] = source_digest(path)
+            about["sha256"], about["bytes"] = source_digest(path), source_bytes(path)
     _refuse_conflicts(store, sample.slide, about, mpp, assay)
     with watch.timed("write"):
         refs = [_write_source(store, sample.slide, about, thumbnail)]
@@ -304,8 +306,7 @@ def _about(path: Path | str, image: Slide) -> dict[str, Any]:
     keep = {k: v for k, v in image.properties.items() if len(str(v)) <= 200}
     return {
         "uri": str(path),
-        "filename": str(path).partition("?")[0].rstrip("/").rpartition("/")[2],
-        "bytes": source_bytes(path) if isinstance(path, Path) else remote_state(path)[0],
+        "filename": path.name if isinstance(path, Path) else path.partition("?")[0].rstrip("/").rpartition("/")[2],
         "reader": image.reader,
         "width": image.size_px[0],
         "height": image.size_px[1],
