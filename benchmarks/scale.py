@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 TWO_WORKERS, OVERHEAD = 1.7, 1.10
 PX, COARSER, WAITS, MPP = 224, 4, 8, 0.5
-SHARD = 162
+SHARD = 81
 """Tiles, of about a second."""
 PIXELS = PixelSpec(codec="jpeg", shard_tiles=SHARD)
 
@@ -64,7 +64,7 @@ def main() -> int:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--slides", type=int, default=2)
+    parser.add_argument("--slides", type=int, default=4)
     parser.add_argument("--edge", type=int, default=16_384, help="of a slide, in pixels")
     args = parser.parse_args()
     gates = Gates()

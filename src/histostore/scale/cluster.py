@@ -29,6 +29,13 @@ SETTINGS: Mapping[str, Any] = {
     # dask listens for http even without a dashboard: on loopback, and with no page to serve
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    # dask has glibc give back what exceeds 64 KiB, which faults in each buffer anew: a quarter of the time of
+    # tiling. These are what glibc settles at by itself.
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 << 20,
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 << 20,
+    # dask wakes every process fifty times a second to see whether it is late, and twice to measure it
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
     # dask looks at every thread of a worker a hundred times a second, for a page that is not served
     "distributed.worker.profile.enabled": False,
     # else a worker that is not back 15 s after it died is given up for good
