@@ -63,6 +63,17 @@ def test_a_gene_predicted_as_a_constant_has_no_r(tables):
     assert panels(scatter(truth, prediction.assign(A=1.0), ["A"]))[0].get_title() == "A  r undefined"
 
 
+def test_a_slide_without_the_gene_takes_no_part_in_its_r_and_the_panel_says_so(tables):
+    truth, prediction = tables
+    slides = np.repeat(["S1", "S2"], 20)
+    only = prediction.copy()
+    only.iloc[20:, 0] = np.nan
+    first, second, _ = (ax.get_title() for ax in panels(scatter(truth, only, labels=slides)))
+    r = np.corrcoef(truth.iloc[:20, 0], prediction.iloc[:20, 0])[0, 1]
+    assert first == f"{truth.columns[0]}  r = {r:.2f} (1 of 2)"
+    assert "of 2" not in second
+
+
 def test_every_panel_says_how_many_pairs_it_shows(tables):
     truth, prediction = tables
     truth.iloc[:3, 0] = np.nan

@@ -52,7 +52,8 @@ def scatter(
         Which, in this order; None is all columns of `truth`.
     labels
         ``(n,)`` slide or fold of each row of `truth` (a Series is joined by index). Then r is the mean of the
-        r within each label: pooled over slides it would reward knowing the slide.
+        r within each label: pooled over slides it would reward knowing the slide. A label without any pair takes no
+        part, and the panel says how many did.
     unit
         Unit of both axes, such as ``log1p(CP10k)``.
 
@@ -70,8 +71,7 @@ def scatter(
     for ax, gene in zip(axes, truth.columns, strict=True):
         x, y = truth[gene].to_numpy(), prediction[gene].to_numpy()
         dense += _against(ax, x, y, groups)
-        r = float(np.mean([pearson(x[which], y[which]) for which, _ in groups.values()]))
-        ax.set_title(f"{plain(shorten(str(gene), 18))}  {r_text(r)}", fontsize=TITLE - 1)
+        ax.set_title(f"{plain(shorten(str(gene), 18))}  {_within(x, y, groups)}", fontsize=TITLE - 1)
     suffix = f" ({plain(unit)})" if unit else ""
     figure.supxlabel(f"measured{suffix}", fontsize=LABEL)
     figure.supylabel(f"predicted{suffix}", fontsize=LABEL)
@@ -172,6 +172,14 @@ def distributions(
     handles, text = axes[0].get_legend_handles_labels()
     figure.legend(handles, text, loc="outside upper left", ncols=2, frameon=False, fontsize=SMALL)
     return finish(figure, save)
+
+
+def _within(x: Floats, y: Floats, groups: Groups) -> str:
+    """Return the mean r within the groups that have any pair, and how many those are where some have none."""
+    both = np.isfinite(x) & np.isfinite(y)
+    found = [pearson(x[which], y[which]) for which, _ in groups.values() if both[which].any()]
+    some = f" ({len(found)} of {len(groups)})" if len(found) < len(groups) else ""
+    return r_text(float(np.mean(found)) if found else np.nan) + some
 
 
 def _signed(mean: float, sd: float) -> str:
