@@ -113,7 +113,7 @@ def write_theirs(folder: Path, tiles: NDArray[np.uint8], codec: str) -> None:
     crc = zarr.codecs.Crc32cCodec()
     layout: dict[str, Any] = {"compressors": [zarr.codecs.ZstdCodec(level=1), crc]}
     if codec == "jpeg":
-        layout = {"serializer": imagecodecs.zarr.Jpeg(level=95, subsampling="444"), "compressors": [crc]}
+        layout = {"serializer": imagecodecs.zarr.Jpeg(level=95, subsampling="444", optimize=True), "compressors": [crc]}
     array = zarr.create_array(
         folder, shape=tiles.shape, dtype="u1", chunks=(1, *tiles.shape[1:]), shards=(SHARD, *tiles.shape[1:]), **layout
     )

@@ -150,6 +150,18 @@ def test_jpeg_keeps_all_chroma_and_zstd_keeps_every_bit() -> None:
         assert np.abs(out[0].astype(int) - red_beside_blue).max() <= tolerance
 
 
+def test_huffman_tables_of_a_tiles_own_save_bytes_and_change_no_pixel() -> None:
+    rng = np.random.default_rng(0)
+    tile = (rng.normal(0, 6, (1, 64, 64, 3)).cumsum(axis=1) + 150).clip(0, 255).astype(np.uint8)
+    common = Pipeline((("imagecodecs_jpeg", (("level", 95), ("subsampling", "444"))), ("crc32c", ())))
+    one, other = common.encode(tile), jpeg(95).encode(tile)
+    assert len(other) < 0.95 * len(one)
+    dtype = np.dtype("u1")
+    assert np.array_equal(
+        *(p.decode(d, shape=tile.shape, dtype=dtype, where="x") for p, d in ((common, one), (jpeg(95), other)))
+    )
+
+
 # ── bit flips ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
