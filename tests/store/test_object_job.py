@@ -22,6 +22,7 @@ from histostore.testing.faults import faulty_proxy
 from histostore.testing.slides import synthetic_histology, write_pyramid_tiff
 
 if TYPE_CHECKING:
+    from histostore.testing.azure import AzureServer
     from histostore.testing.cohort import Cohort
     from histostore.testing.s3 import S3Server
 
@@ -61,12 +62,18 @@ def finish(store: str | Path, out: Path, cli: Any) -> tuple[Any, np.ndarray, np.
 
 
 def test_the_whole_job_through_failing_requests_gives_what_a_disk_gives(
-    cohort: Cohort, embedded: Path, bucket: str, s3: S3Server, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+    cohort: Cohort,
+    embedded: Path,
+    bucket: str,
+    cloud: S3Server | AzureServer,
+    tmp_path: Path,
+    cli: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     local = Path(shutil.copytree(embedded, tmp_path / "local"))
     expected = finish(local, tmp_path / "local.h5ad", cli)
-    with faulty_proxy(s3.port, rate=0.1, hang_s=1.2, seed=11) as proxy:
-        for name, value in s3.environment(port=proxy.port).items():
+    with faulty_proxy(cloud.port, rate=0.1, hang_s=1.2, seed=11) as proxy:
+        for name, value in cloud.environment(port=proxy.port).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("HISTOSTORE_OBJECT_TIMEOUT", "1")
         cli("init", bucket, "--name", "synthetic")
@@ -77,7 +84,7 @@ def test_the_whole_job_through_failing_requests_gives_what_a_disk_gives(
         total, faults = sum(proxy.requests.values()), sum(proxy.faults.values())
         print(f"{total} requests, {faults} failed: {dict(proxy.faults)}")
     assert faults > 0.05 * total
-    for name, value in s3.environment().items():
+    for name, value in cloud.environment().items():
         monkeypatch.setenv(name, value)
     assert committed(hs.open(bucket)) == committed(hs.open(local))
     assert found[0] == expected[0]

@@ -22,7 +22,6 @@ from histostore.store.objects import ObjectFiles, open_objects
 from histostore.store.store import create_store, open_store
 from histostore.store.verify import verify
 from histostore.testing.faults import faulty_proxy
-from histostore.testing.s3 import READER, WRITER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,26 +29,30 @@ if TYPE_CHECKING:
 
     from histostore.store.groups import GroupWriter
     from histostore.store.manifest import Ref
+    from histostore.testing.azure import AzureServer
     from histostore.testing.s3 import S3Server
 
 DATA = np.random.default_rng(3).bytes(3_000_000)
 
 
-def through(s3: S3Server, port: int, monkeypatch: pytest.MonkeyPatch, keys: Any = WRITER, seconds: str = "1") -> None:
+def through(
+    cloud: S3Server | AzureServer, port: int, monkeypatch: pytest.MonkeyPatch, keys: str = "writer", seconds: str = "1"
+) -> None:
     """Lead the environment to a proxy."""
-    for name, value in s3.environment(keys, port=port).items():
+    for name, value in cloud.environment(keys, port=port).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HISTOSTORE_OBJECT_TIMEOUT", seconds)
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> LocalFiles | ObjectFiles:
-    if request.param == "folder":
-        return LocalFiles(tmp_path / "root", make=True)
-    return open_objects(request.getfixturevalue("bucket"))
+def test_a_folder_is_what_a_store_asks_for(tmp_path: Path) -> None:
+    offers_what_a_store_asks_for(LocalFiles(tmp_path / "root", make=True))
 
 
-def test_a_bucket_and_a_folder_are_the_same_to_a_store(files: LocalFiles | ObjectFiles) -> None:
+def test_a_bucket_and_a_folder_are_the_same_to_a_store(bucket: str) -> None:
+    offers_what_a_store_asks_for(open_objects(bucket))
+
+
+def offers_what_a_store_asks_for(files: LocalFiles | ObjectFiles) -> None:
     files.put("a/b/c", b"one", b"", memoryview(b"two"))
     assert files.get("a/b/c") == b"onetwo"
     files.put("a/b/c", b"three")
@@ -141,11 +144,11 @@ def test_of_two_writers_of_one_group_one_is_kept_and_both_are_told(bucket: str, 
 
 
 def test_a_tenth_of_all_requests_fails_and_nothing_is_lost_doubled_or_wrong(
-    bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch, seal_meta: Callable[..., Ref]
+    bucket: str, cloud: S3Server | AzureServer, monkeypatch: pytest.MonkeyPatch, seal_meta: Callable[..., Ref]
 ) -> None:
     create_store(bucket, name="faults")
-    with faulty_proxy(s3.port, rate=0.1, hang_s=0.8, seed=5) as proxy:
-        through(s3, proxy.port, monkeypatch, seconds="0.6")
+    with faulty_proxy(cloud.port, rate=0.1, hang_s=0.8, seed=5) as proxy:
+        through(cloud, proxy.port, monkeypatch, seconds="0.6")
         files = open_objects(bucket)
 
         def work(n: int) -> tuple[int, bool]:
@@ -169,11 +172,11 @@ def test_a_tenth_of_all_requests_fails_and_nothing_is_lost_doubled_or_wrong(
 
 
 def test_an_answer_that_is_lost_is_neither_a_conflict_nor_a_second_commit(
-    bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch, seal_meta: Callable[..., Ref]
+    bucket: str, cloud: S3Server | AzureServer, monkeypatch: pytest.MonkeyPatch, seal_meta: Callable[..., Ref]
 ) -> None:
     create_store(bucket, name="lost")
-    with faulty_proxy(s3.port) as proxy:
-        through(s3, proxy.port, monkeypatch)
+    with faulty_proxy(cloud.port) as proxy:
+        through(cloud, proxy.port, monkeypatch)
         store = open_store(bucket)
         ref = seal_meta(store)
         proxy.lose_next = "PUT"
@@ -184,16 +187,16 @@ def test_an_answer_that_is_lost_is_neither_a_conflict_nor_a_second_commit(
 
 
 def test_an_outage_ends_in_one_line_within_the_limits(
-    bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    bucket: str, cloud: S3Server | AzureServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with faulty_proxy(s3.port) as proxy:
-        through(s3, proxy.port, monkeypatch)
+    with faulty_proxy(cloud.port) as proxy:
+        through(cloud, proxy.port, monkeypatch)
         proxy.answer = 503, "SlowDown"
         files = ObjectFiles(open_objects(bucket)._client, bucket, limits=Limits(tries=2, wait_s=0.01))
         for ask in (lambda: files.get("x"), lambda: files.put("x", b""), lambda: files.put_new("x", b"")):
             with pytest.raises(StorageError, match=r"SlowDown"):
                 ask()
-    through(s3, 9, monkeypatch)  # where nobody listens
+    through(cloud, 9, monkeypatch)  # where nobody listens
     with pytest.raises(StorageError, match="does not answer"):
         ObjectFiles(open_objects(bucket)._client, bucket, limits=Limits(tries=2, wait_s=0.01)).get("x")
 
@@ -204,38 +207,52 @@ REFUSALS = {
     "clock skew of a day": (403, "RequestTimeTooSkewed", "set the clock"),
     "expired": (400, "ExpiredToken", "have expired"),
     "bad keys": (403, "SignatureDoesNotMatch", "credentials are not accepted"),
+    "bad keys of Azure": (403, "AuthenticationFailed", "credentials are not accepted"),
     "no such bucket": (404, "NoSuchBucket", "no such bucket"),
+    "no such container": (404, "ContainerNotFound", "no such bucket"),
+    "a network rule of Azure": (403, "AuthorizationFailure", "network rules"),
+    "no anonymous access": (409, "PublicAccessNotPermitted", "credentials are not accepted"),
+    "under a legal hold": (409, "BlobImmutableDueToPolicy", "permission denied"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_a_server_refuses_is_said_in_one_line_without_a_secret(
-    name: str, bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch, cli: Any
+    name: str, bucket: str, cloud: S3Server | AzureServer, monkeypatch: pytest.MonkeyPatch, cli: Any
 ) -> None:
     status, code, advice = REFUSALS[name]
-    with faulty_proxy(s3.port) as proxy:
-        through(s3, proxy.port, monkeypatch)
+    with faulty_proxy(cloud.port) as proxy:
+        through(cloud, proxy.port, monkeypatch)
         proxy.answer = status, code
         for command in ("info", "init", "verify"):
             said = cli(command, bucket, code=3)
             assert len(said.stderr.strip().splitlines()) == 1
             assert advice in said.stderr
             assert code in said.stderr or "redirected" in said.stderr
-            for secret in (WRITER.access, WRITER.secret, "Credential", "Signature="):
+            for secret in cloud.secrets:
                 assert secret not in said.stderr + said.stdout
 
 
-@pytest.mark.parametrize("which", ["access", "secret"])
+BAD = {"AWS_ACCESS_KEY_ID": "NOBODYKNOWSTHISKEY", "AWS_SECRET_ACCESS_KEY": "not/the+secret=of-anyone"}
+BAD_OF_AZURE = {
+    "AZURE_STORAGE_ACCOUNT_KEY": "bm90L3RoZStrZXk9b2YtYW55b25l",
+    "AZURE_STORAGE_SAS_TOKEN": "sig=bm90&sp=r&sv=x",
+}
+
+
+@pytest.mark.parametrize("which", [0, 1])
 def test_bad_keys_are_refused_and_never_printed(
-    which: str, bucket: str, monkeypatch: pytest.MonkeyPatch, cli: Any
+    which: int, bucket: str, cloud: S3Server | AzureServer, monkeypatch: pytest.MonkeyPatch, cli: Any
 ) -> None:
-    bad = "NOBODYKNOWSTHISKEY" if which == "access" else "not/the+secret=of-anyone"
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID" if which == "access" else "AWS_SECRET_ACCESS_KEY", bad)
+    name, bad = list((BAD if cloud.scheme == "s3" else BAD_OF_AZURE).items())[which]
+    for other in BAD_OF_AZURE:
+        monkeypatch.setenv(other, "")
+    monkeypatch.setenv(name, bad)
     for command in ("info", "init"):
         said = cli(command, bucket, code=3)
         assert "credentials are not accepted" in said.stderr
         assert len(said.stderr.strip().splitlines()) == 1
-        assert not any(secret in said.stderr + said.stdout for secret in (bad, WRITER.access, WRITER.secret))
+        assert not any(secret in said.stderr + said.stdout for secret in (bad, *cloud.secrets))
     with pytest.raises(StorageError) as caught:
         open_store(bucket)
     assert caught.value.__cause__ is None
@@ -243,12 +260,12 @@ def test_bad_keys_are_refused_and_never_printed(
 
 
 def test_read_only_credentials_read_and_are_told_what_they_may_not(
-    bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch, seal_meta: Callable[..., Ref]
+    bucket: str, cloud: S3Server | AzureServer, monkeypatch: pytest.MonkeyPatch, seal_meta: Callable[..., Ref]
 ) -> None:
     store = create_store(bucket, name="readable")
     ref = seal_meta(store)
     store.commit("S1", [ref])
-    for name, value in s3.environment(READER).items():
+    for name, value in cloud.environment("reader").items():
         monkeypatch.setenv(name, value)
     mine = open_store(bucket)
     assert mine.header(mine.slide("S1").find("meta"))["attrs"] == {"fields": {"patient": "A"}}
@@ -259,13 +276,14 @@ def test_read_only_credentials_read_and_are_told_what_they_may_not(
         mine.delete_slide("S1")
 
 
-def test_a_bucket_that_is_not_there_is_named(s3: S3Server, bucket: str) -> None:
-    with pytest.raises(StorageError, match=r"no such bucket.*NoSuchBucket"):
-        open_store("s3://nobody-made-this/store")
+def test_a_bucket_that_is_not_there_is_named(cloud: S3Server | AzureServer, bucket: str) -> None:
+    nowhere = f"{cloud.scheme}://nobody-made-this/store"
+    with pytest.raises(StorageError, match=r"no such bucket.*(NoSuchBucket|ContainerNotFound)"):
+        open_store(nowhere)
     with pytest.raises(NotFoundError, match="no store at"):
         open_store(bucket)
     with pytest.raises(StorageError, match=r"permission denied|no such bucket"):
-        create_store("s3://nobody-made-this/store")
+        create_store(nowhere)
 
 
 def test_a_place_with_something_in_it_is_not_made_a_store(bucket: str) -> None:
@@ -359,13 +377,17 @@ def test_an_object_that_is_deleted_under_a_reader_is_missed_in_one_line(
 
 
 def test_what_was_read_once_is_not_fetched_again_and_verify_looks_at_the_bucket(
-    bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch, seal_vectors: Callable[..., Ref], vectors: np.ndarray
+    bucket: str,
+    cloud: S3Server | AzureServer,
+    monkeypatch: pytest.MonkeyPatch,
+    seal_vectors: Callable[..., Ref],
+    vectors: np.ndarray,
 ) -> None:
     store = create_store(bucket, name="cached")
     ref = seal_vectors(store)
     store.commit("S1", [ref])
-    with faulty_proxy(s3.port) as proxy:
-        through(s3, proxy.port, monkeypatch)
+    with faulty_proxy(cloud.port) as proxy:
+        through(cloud, proxy.port, monkeypatch)
         counts = []
         for _ in range(2):
             before = proxy.requests["GET"]
@@ -380,11 +402,11 @@ def test_what_was_read_once_is_not_fetched_again_and_verify_looks_at_the_bucket(
         assert not verify(again).ok
 
 
-def test_a_pickled_store_takes_its_address_along_and_no_credentials(bucket: str) -> None:
+def test_a_pickled_store_takes_its_address_along_and_no_credentials(bucket: str, cloud: S3Server | AzureServer) -> None:
     store = create_store(bucket, name="pickled")
     packed = pickle.dumps(store)
-    assert WRITER.secret.encode() not in packed
-    assert WRITER.access.encode() not in packed
+    for secret in cloud.secrets:
+        assert secret.encode() not in packed
+        assert secret not in repr(store) + repr(store.files)
     assert pickle.loads(packed).slides() == []
-    assert WRITER.secret not in repr(store)
     assert store.uri == bucket

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.store.codecs import Encoded
-    from histostore.store.files import Files, Lock
+    from histostore.store.files import Buffer, Files, Lock
 
 LOCK = "LOCK"
 WORKING = (ATTEMPT, LOCK)
@@ -227,7 +227,7 @@ class GroupWriter:
         node = {"zarr_format": 3, "node_type": "group", "attributes": about}
         self.put_file(f"{TREE}/{name}/zarr.json" if name else f"{TREE}/zarr.json", json.dumps(node, indent=1).encode())
 
-    def put_file(self, name: str, data: bytes) -> None:
+    def put_file(self, name: str, data: Buffer) -> None:
         """Write a plain file of the group."""
         self.files.put(f"{self.prefix}/{name}", data, sync=False)
         self._files[name] = (len(data), hashlib.sha256(data).hexdigest())

@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histostore.errors import UsageError
+from histostore.store.azure_account import azure_endpoint, azure_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMES = ("s3", "gs", "az")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 _YES = {"1", "true", "yes", "on"}
 
 TIMEOUT = "HISTOSTORE_OBJECT_TIMEOUT"
@@ -82,19 +88,31 @@ def endpoint(address: Address) -> str:
     Raises
     ------
     UsageError
-        It is plain http and AWS_ALLOW_HTTP does not allow that, or it has keys in it.
+        It is plain http and AWS_ALLOW_HTTP (GOOGLE_, AZURE_) does not allow that, it has keys in it, or an address of
+        az:// comes without a storage account.
     """
-    if address.scheme != "s3":
-        return ""
-    url = next((os.environ[name] for name in _S3_ENDPOINTS if os.environ.get(name)), "")
+    names = _ENDPOINTS[address.scheme]
+    if address.scheme == "az":
+        settings = azure_settings()
+        url = azure_endpoint(settings)
+        if settings.get("use_emulator"):  # asked for by name, and it has no https
+            return url
+    else:
+        url = next((os.environ[name] for name in names if os.environ.get(name)), "")
     if "@" in url or "?" in url:
-        raise UsageError("the endpoint in AWS_ENDPOINT_URL must hold no keys; give them in AWS_ACCESS_KEY_ID and …")
-    if url.lower().startswith("http://") and not allows_http():
+        raise UsageError(f"the endpoint in {names[-1]} must hold no keys; give them in variables of their own")
+    if url.lower().startswith("http://") and not allows_http(address):
         raise UsageError(
             f"the endpoint {url} is plain http: what you send can be read on the way; "
-            "use https, or set AWS_ALLOW_HTTP=true if you mean it"
+            f"use https, or set {_ALLOW_HTTP[address.scheme]}=true if you mean it"
         )
     return url
+
+
+def identity_of(address: Address) -> str:
+    """Return what tells an address from the same one elsewhere: another endpoint's, another account's."""
+    account = azure_settings()["account_name"] + " " if address.scheme == "az" else ""
+    return f"{endpoint(address)} {account}{address}"
 
 
 def request_seconds() -> float:
@@ -115,6 +133,6 @@ def request_seconds() -> float:
     return seconds
 
 
-def allows_http() -> bool:
+def allows_http(address: Address) -> bool:
     """Whether the environment permits endpoints that are plain http."""
-    return os.environ.get("AWS_ALLOW_HTTP", "").lower() in _YES
+    return os.environ.get(_ALLOW_HTTP[address.scheme], "").lower() in _YES

@@ -13,6 +13,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from histostore.errors import StorageError, UsageError
+from histostore.store.azure_account import azure_settings
 from histostore.store.object_address import allows_http, endpoint, request_seconds
 from histostore.store.object_faults import Fault, fault_of
 
@@ -49,7 +50,7 @@ def connect(address: Address) -> Any:
     Raises
     ------
     UsageError
-        The endpoint is plain http and AWS_ALLOW_HTTP does not allow that, or a setting is not one.
+        The endpoint is plain http and AWS_ALLOW_HTTP (GOOGLE_, AZURE_) does not allow that, or a setting is not one.
     """
     seconds = request_seconds()
     options: dict[str, Any] = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=5)}
@@ -58,11 +59,15 @@ def connect(address: Address) -> Any:
         "retry_timeout": timedelta(seconds=3 * seconds),
         "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
     }
-    if endpoint(address):
-        options["allow_http"] = allows_http()
+    settings = azure_settings() if address.scheme == "az" else {}
+    endpoint(address)  # refused here if it is plain http and that was not asked for
+    options["allow_http"] = allows_http(address) or "use_emulator" in settings
     kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[address.scheme]
+    where: dict[str, Any] = {"prefix": address.prefix or None, "client_options": options, "retry_config": retry}
+    if settings:
+        where["config"] = settings
     try:
-        return kind(address.bucket, prefix=address.prefix or None, client_options=options, retry_config=retry)
+        return kind(address.bucket, **where)
     except (BaseError, ValueError, TypeError, OSError) as error:  # its text may repeat what the environment holds
         failed = type(error).__name__
     raise UsageError(f"{address}: the settings in the environment cannot be used ({failed}); check them one by one")

@@ -16,7 +16,7 @@ import obstore
 
 from histostore.errors import ConflictError, StorageError
 from histostore.store.files import PARTIAL, Buffer, check_key
-from histostore.store.object_address import Address, endpoint
+from histostore.store.object_address import Address, identity_of
 from histostore.store.object_client import Limits, Requests, connect
 from histostore.store.object_faults import Fault
 from histostore.store.object_lease import LASTS_S, Lease
@@ -42,8 +42,8 @@ def open_objects(uri: str) -> ObjectFiles:
         It is no address, or a setting in the environment is not one.
     """
     address = Address.parse(uri)
-    identity = f"{endpoint(address)} {address}"
-    return ObjectFiles(connect(address), str(address), cache=ReadCache.from_environment(), identity=identity)
+    cache = ReadCache.from_environment()
+    return ObjectFiles(connect(address), str(address), cache=cache, identity=identity_of(address))
 
 
 class ObjectFiles:
@@ -213,6 +213,8 @@ class ObjectFiles:
             if found.absent:
                 return False
             raise self._requests.error(found, target)
+        if self.uri.startswith("az://"):
+            self._await_copy(source, target)
         return True
 
     def lock(self, key: str) -> Lease | None:
@@ -304,8 +306,21 @@ class ObjectFiles:
 
     def _delete(self, keys: list[str]) -> None:
         found = self._requests.ask(lambda: obstore.delete(self._client, keys))
-        if isinstance(found, Fault) and not found.absent:
+        if not isinstance(found, Fault):
+            return
+        if not found.absent:
             raise self._requests.error(found, keys[0])
+        if len(keys) > 1:  # Azure and Google may stop at a key that is gone already: others are there still
+            self._requests.many(lambda key: self._delete([key]), keys)
+
+    def _await_copy(self, source: str, target: str) -> None:
+        """Return when a copy is whole: Azure may answer before, and the target is empty until then."""
+        until = time.monotonic() + self._requests.limits.seconds
+        wanted = self.size(source)
+        while wanted is not None and self.size(target) != wanted:
+            if time.monotonic() > until:
+                raise StorageError(f"{self.uri}/{target}: the copy does not end; run the same command again later")
+            time.sleep(self._requests.limits.wait_s)
 
     def _fetch(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         limits = self._requests.limits

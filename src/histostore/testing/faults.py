@@ -135,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in _HEADERS_LEFT_OUT:
                 self.send_header(name, value)
+        if data and not any(name.lower() == "content-length" for name, _ in headers):
+            self.send_header("Content-Length", str(len(data)))  # it came in chunks, and goes on whole
         self.end_headers()
         self.wfile.write(data)
 

@@ -42,9 +42,13 @@ class S3Server:
 
     port: int
     bucket: str
+    scheme = "s3"
+    secrets = (WRITER.access, WRITER.secret, "Credential", "Signature=")
+    """What no error may show."""
 
-    def environment(self, keys: Keys = WRITER, *, port: int | None = None) -> dict[str, str]:
+    def environment(self, keys: Keys | str = WRITER, *, port: int | None = None) -> dict[str, str]:
         """Return what a program needs in its environment to use the server; `port` is that of a proxy before it."""
+        keys = {"writer": WRITER, "reader": READER}[keys] if isinstance(keys, str) else keys
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
             "AWS_ALLOW_HTTP": "true",
@@ -77,7 +81,7 @@ def running_s3(folder: Path, *, bucket: str = "histostore-tests") -> Iterator[S3
     ]
     config.write_text(json.dumps({"identities": users}))
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([*names, *(f"{n}.grpc" for n in names)], _free_ports(8), strict=True))
+    ports = dict(zip([*names, *(f"{n}.grpc" for n in names)], free_ports(8), strict=True))
     sockets = [f"-{n}.localSocket={folder / n}.sock" for n in ("filer", "s3")]
     listen = [f"-{n.removesuffix('.grpc')}.port{'.grpc' * n.endswith('.grpc')}={p}" for n, p in ports.items()]
     command = [
@@ -97,13 +101,30 @@ def running_s3(folder: Path, *, bucket: str = "histostore-tests") -> Iterator[S3
         process.wait()
 
 
-def _free_ports(n: int) -> list[int]:
+def free_ports(n: int) -> list[int]:
     """Return ports that are free now, none twice."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(n)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]
+
+
+def await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return when a server takes connections.
+
+    Raises
+    ------
+    StorageError
+        It does not, or has ended; its last lines are told.
+    """
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return
+        time.sleep(0.1)
+    said = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
+    raise StorageError(f"the server does not answer on port {port}: {said}")
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
