@@ -62,7 +62,8 @@ def embed(
 ) -> list[StageResult]:
     """Embed tiles with one or more backbones: a no-op where it is done, resumed where it was cut short.
 
-    Backbones given by name run on `engine`, ``torch`` or ``openvino``. Options as in `histostore.stages.embed.embed`.
+    Backbones given by name run on `engine`, ``torch`` or ``openvino``; the latter's embeddings are named
+    ``NAME+openvino`` and never joined with torch's. Options as in `histostore.stages.embed.embed`.
     With the `client` of a dask cluster its workers do it, shard by shard, to the same bytes (one engine); a slide that
     fails does not stop the others, and its error is raised after they are done.
     """
@@ -301,6 +302,8 @@ def index(
     rebuild: bool = False,
     compact: bool = False,
     device: Device = "auto",
+    client: Client | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> IndexResult:
     """Build a search index of a backbone's embeddings, or bring it up to date: a no-op where nothing changed.
@@ -314,14 +317,23 @@ def index(
         ``cosine`` (default), ``l2`` or ``ip``.
     rebuild, compact
         Build everything again; or build small and hollow segments again as one.
+    client
+        Of a dask cluster: its workers encode the rows of IVF indexes, to the same bytes; the rest is done here.
+    progress
+        Told how far the workers are.
     options
         Other fields of `histostore.index.spec.IndexSpec`: ``recall``, ``nlist``, ``pq_bytes``, ``max_bytes``, …
     """
     given = {k: v for k, v in {"kind": kind, "metric": metric, **options}.items() if v is not None}
-    return _index(
-        store, backbone=backbone or only_backbone(store, tiles), tiles=tiles, slides=slides, name=name,
-        spec=IndexSpec.from_json(given) if given else None, rebuild=rebuild, compact=compact, device=device,
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "backbone": backbone or only_backbone(store, tiles), "tiles": tiles, "slides": slides, "name": name,
+        "spec": IndexSpec.from_json(given) if given else None, "rebuild": rebuild, "compact": compact, "device": device,
+    }  # fmt: skip
+    if client is not None:
+        from histostore.scale.run import index_store  # brings dask.distributed
+
+        return index_store(client, store, progress=progress, **how)
+    return _index(store, **how)
 
 
 def neighbors(

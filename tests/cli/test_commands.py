@@ -267,6 +267,11 @@ def test_search_finds_neighbours_and_draws_them(store: Path, cohort: Cohort, tmp
     assert set(pd.read_csv(tmp_path / "h.csv")["slide"]) == {"B1"}
     ok("search", store, "--slide", "A1", "--spot", spot, "--exclude-same", "patient", "-o", tmp_path / "h.csv")
     assert set(pd.read_csv(tmp_path / "h.csv")["slide"]) == {"B1"}
+    ok("search", store, "--slide", "A1", "--spot", spot, "--expressing", "MORPH001=2,MORPH002=-1,MORPH003",
+       "--expression-weight", 1, "-k", 8, "-o", tmp_path / "h.csv")  # fmt: skip
+    weights = {"MORPH001": 2.0, "MORPH002": -1.0, "MORPH003": 1.0}
+    true = hs.tl.search(hs.open(store), slide="A1", spot=spot, expressing=weights, expression_weight=1.0, k=8)
+    assert pd.read_csv(tmp_path / "h.csv", index_col=0).index.tolist() == true.table.index.tolist()
 
 
 def test_search_takes_an_image_of_a_tile(store: Path, cohort: Cohort, tmp_path: Path, ok: Any) -> None:

@@ -35,6 +35,7 @@ def test_embed_runs_on_openvino_and_says_how_far_from_torch_it_is(store: Path, c
 def test_embed_tells_which_part_binds(store: Path, call: Any) -> None:
     told = call("embed", store, "--slides", "A1", "--backbone", "testing?delay_ms=50", "--batch", "4", "--profile")
     assert told.code == 0, told.err
+    assert any("rows/s: forward binds, busy " in line for line in told.out.splitlines())
     assert any("forward" in line and "<- binds" in line for line in told.out.splitlines())
 
 

@@ -73,6 +73,14 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an authority and a certificate, as the docs make them."""
+    folder = tmp_path_factory.mktemp("certificates")
+    Lab.certify(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Return a port that nobody listens on."""
 

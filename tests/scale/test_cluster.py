@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,18 +16,44 @@ import pytest
 import histostore as hs
 from histostore.errors import UsageError
 from histostore.scale.checks import check_address
-from histostore.scale.cluster import Tls, scheduler_at, workers_here
+from histostore.scale.cluster import Tls, scheduler_at, visible_devices, workers_here
+from histostore.store.gc import plan_gc
+from histostore.store.verify import verify
 from histostore.testing.crash import contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from distributed import Client
+
 
 @pytest.fixture(scope="module")
 def lab(by_hand: Any) -> Iterator[Any]:
     with by_hand() as lab:
         yield lab
+
+
+@contextmanager
+def third_worker(lab: Any, *options: str, **environment: str) -> Iterator[Client]:
+    """Start one more worker by hand; it is gone after the block."""
+    pem = [f"--tls-{n}={lab.folder / f}" for n, f in (("ca-file", "ca.pem"), ("cert", "cert.pem"), ("key", "key.pem"))]
+    command = ["dask", "worker", lab.url, "--host", "127.0.0.1", "--no-nanny", "--no-dashboard", *pem]
+    worker = subprocess.Popen(
+        [*command, "--dashboard-address", "127.0.0.1:0", *options],
+        env=lab.environment(**environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    tls = Tls(*(lab.folder / f"{name}.pem" for name in ("ca", "cert", "key")))
+    try:
+        with scheduler_at(lab.url, tls=tls) as client:
+            client.wait_for_workers(3, timeout=60)
+            yield client
+            worker.kill()
+            while len(client.nthreads()) > 2:
+                time.sleep(0.02)
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def listening(processes: list[psutil.Process]) -> set[str]:
@@ -62,22 +89,42 @@ def test_workers_of_other_versions_are_refused(lab: Any, tiled: Path, tmp_path: 
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "_version.py").write_text('__version__ = "0.0.1"\n')
-    pem = [f"--tls-{n}={lab.folder / f}" for n, f in (("ca-file", "ca.pem"), ("cert", "cert.pem"), ("key", "key.pem"))]
-    command = ["dask", "worker", lab.url, "--host", "127.0.0.1", "--no-nanny", "--no-dashboard", *pem]
-    worker = subprocess.Popen(
-        [*command, "--name", "old", "--dashboard-address", "127.0.0.1:0"],
-        env=lab.environment(PYTHONPATH=str(tmp_path)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        tls = Tls(*(lab.folder / f"{name}.pem" for name in ("ca", "cert", "key")))
-        with scheduler_at(lab.url, tls=tls) as client:
-            client.wait_for_workers(3, timeout=60)
+    with third_worker(lab, "--name", "old", PYTHONPATH=str(tmp_path)):
         told = cli("verify", tiled, *lab.options, code=3)
-        assert re.search(rf"has histostore 0\.0\.1 \(here {re.escape(hs.__version__)}\)", told.stderr)
-        assert len(told.stderr.strip().splitlines()) == 1
-    finally:
-        worker.kill()
-        worker.wait()
+    assert re.search(rf"has histostore 0\.0\.1 \(here {re.escape(hs.__version__)}\)", told.stderr)
+    assert len(told.stderr.strip().splitlines()) == 1
+
+
+def test_workers_that_offer_no_gpu_or_have_none_are_refused(lab: Any, tiled: Path, cli: Any) -> None:
+    embed = ["embed", tiled, "--backbone", "testing", "--gpu-per-worker", *lab.options]
+    told = cli(*embed, code=2)
+    assert "none of the 2 workers offers one; start them with: dask worker --resources" in told.stderr
+    with third_worker(lab, "--resources", "GPU=1", CUDA_VISIBLE_DEVICES=""):
+        told = cli(*embed, code=2)
+    assert re.search(r"worker tls://127\.0\.0\.1:\d+ has no CUDA device", told.stderr)
+    assert len(told.stderr.strip().splitlines()) == 1
+
+
+def test_a_worker_whose_clock_is_a_day_ahead_leaves_the_same_bytes(
+    lab: Any, ingested: Path, tiled: Path, copy_of: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\nreal, real_ns = time.time, time.time_ns\n"
+        "time.time, time.time_ns = lambda: real() + 86_400, lambda: real_ns() + 86_400 * 10**9\n"
+    )
+    store, pixels = copy_of(ingested), hs.PixelSpec(codec="lossless", shard_tiles=8)
+
+    def did(dask_worker: Any) -> tuple[bool, bool]:
+        return time.time() > day, "histostore-p" in str(dask_worker.state.log)
+
+    with third_worker(lab, PYTHONPATH=str(tmp_path)) as client:
+        day = time.time() + 80_000
+        hs.pp.tile(hs.open(store), hs.TileSpec.at_spots(px=96), pixels=pixels, client=client)
+        assert (True, True) in client.run(did).values()
+    for slide in ("A1", "B1"):
+        assert contents(store, slide) == contents(tiled, slide)
+    assert verify(hs.open(store)).problems == ()
+    assert plan_gc(hs.open(store), grace_s=0).items == ()
 
 
 def test_a_lost_scheduler_is_one_line_and_the_next_run_goes_on(
@@ -149,3 +196,20 @@ def test_gpus_that_are_not_there_are_refused() -> None:
     more = torch.cuda.device_count() + 1
     with pytest.raises(UsageError, match=f"{more} workers with a GPU each are demanded"), workers_here(more, gpu=True):
         pass
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "devices"),
+    [
+        (None, 3, ["0", "1", "2"]),
+        ("", 0, []),
+        ("2, 0", 2, ["2", "0"]),
+        ("0,1,7", 2, ["0", "1"]),  # CUDA stops at a name that it does not know
+        ("-1", 0, []),
+        ("GPU-5f1c1d1e,GPU-0a", 2, ["GPU-5f1c1d1e", "GPU-0a"]),
+        ("MIG-aa/1/0,MIG-bb", 1, ["MIG-aa/1/0", "MIG-bb"]),  # it takes one part of a GPU per process
+        ("MIG-aa", 0, []),
+    ],
+)
+def test_devices_go_by_the_names_that_CUDA_was_given(visible: str | None, count: int, devices: list[str]) -> None:
+    assert visible_devices(visible, count) == devices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import histostore as hs
-from histostore.errors import ConflictError, SlideError, SpecMismatchError, StorageError, UsageError
+from histostore.errors import ConflictError, FormatError, SlideError, SpecMismatchError, StorageError, UsageError
 from histostore.scale.kept import BackboneCall, Described
 from histostore.scale.run import embed_slides, tile_slides, verify_store
 from histostore.scale.runner import Runner
@@ -19,6 +20,7 @@ from histostore.scale.versions import own_versions
 from histostore.scale.work import describe, perform
 from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
 from histostore.stages.fit import load_head
+from histostore.store.manifest import with_check
 from histostore.store.verify import verify
 from histostore.testing.crash import contents, receipted
 
@@ -222,3 +224,17 @@ def test_a_head_that_is_fitted_again_meanwhile_is_not_taken_for_the_one_asked_fo
         perform(Context(store.uri, store.uuid, str(path), own_versions()), task)
     steps.close()
     assert store.slide("A1").of_kind("predictions") == []
+
+
+def test_workers_find_out_that_a_newer_histostore_has_taken_the_store_over(
+    ingested: Path, copy_of: Copy, client: Any
+) -> None:
+    store = hs.open(copy_of(ingested))
+    path = Path(store.uri) / "STORE.json"
+    header = json.loads(path.read_bytes())
+    path.write_text(json.dumps(with_check({k: v for k, v in header.items() if k != "check"} | {"format": "2.0"})))
+    before = sorted(p for p in Path(store.uri).rglob("*") if p.is_file())
+    with pytest.raises(FormatError, match=r"is of format 2\.0; this histostore reads up to 1\.x") as caught:
+        hs.pp.tile(store, SPEC, pixels=PIXELS, client=client)
+    assert caught.value.__notes__[0].startswith("2 of 2 slides failed")
+    assert sorted(p for p in Path(store.uri).rglob("*") if p.is_file()) == before

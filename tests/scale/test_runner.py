@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import histostore as hs
-from histostore.errors import DataError
+from histostore.errors import DataError, StorageError
 from histostore.progress import Silent
 from histostore.scale.cluster import workers_here
 from histostore.scale.runner import AHEAD, Runner
@@ -78,6 +79,30 @@ def test_no_more_is_in_flight_than_workers_can_take(tiled: Path, client: Any) ->
     for ended, _ in enumerate(runner.run(jobs()), start=1):
         assert len(begun) <= ended + 2 * AHEAD
     assert len(begun) == 12
+
+
+def test_workers_that_die_in_a_long_task_are_waited_for(tiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histostore.scale.runner.ALONE_S", 0.8)
+    monkeypatch.setattr("histostore.scale.runner.COUNT_WORKERS_S", 0.1)
+    monkeypatch.setattr("histostore.scale.runner.LOOK_S", 0.1)
+
+    def nap(kept: Any, seconds: float) -> None:
+        time.sleep(seconds)
+
+    with workers_here(1) as client:
+        killed: list[float] = []
+        (nanny,) = client.cluster.workers.values()
+
+        def kill() -> None:
+            os.kill(nanny.pid, signal.SIGKILL)
+            killed.append(time.monotonic())
+
+        runner = Runner(client, hs.open(tiled))
+        timer = threading.Timer(2.0, kill)
+        timer.start()
+        with pytest.raises(StorageError, match="all workers are gone"):  # it takes longer than that to come back
+            list(runner.run([("A", tasks_of(nap, 60.0))]))
+        assert time.monotonic() - killed[0] > 0.5
 
 
 @pytest.mark.torture

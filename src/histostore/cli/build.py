@@ -250,7 +250,7 @@ def embed(args: argparse.Namespace) -> int:
     backbones = _backbones(store, args.backbone, **loading)
     for backbone in backbones:
         if (off := backbone.engine().get("off_torch")) is not None:
-            line.say(f"{backbone.spec.name}: engine {args.engine}, off torch's rows by {off} of their largest value")
+            line.say(f"{backbone.spec.name}: engine openvino, off torch's rows by {off} of their largest value")
     if args.dry_run:
         from histostore.cli.estimates import show_embedding
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import chosen_slides, show
+from histostore.cli.common import chosen_slides, names, show
 from histostore.cli.main import report
-from histostore.errors import HistostoreError
+from histostore.errors import HistostoreError, UsageError
 from histostore.store.files import LocalFiles
 
 if TYPE_CHECKING:
@@ -44,6 +44,31 @@ def show_embedding(
         )  # fmt: skip
 
     return _each(store, slides, one, args)
+
+
+def show_index(store: Store, args: argparse.Namespace) -> None:
+    """Print what `index` would take."""
+    from histostore.index.spec import IndexSpec
+    from histostore.stages.estimate_index import estimate_index
+    from histostore.stages.search import only_backbone
+
+    if args.compact:
+        raise UsageError("what --compact would take is not estimated; leave out --compact or --dry-run")
+    given = {k: v for k in ("kind", "metric", "recall", "max_bytes") if (v := getattr(args, k)) is not None}
+    found = estimate_index(
+        store, backbone=args.backbone or only_backbone(store, args.tiles), tiles=args.tiles, slides=names(args.slides),
+        spec=IndexSpec.from_json(given) if given else None, name=args.name, rebuild=args.rebuild,
+    )  # fmt: skip
+    text = f"index '{found.name}' would be {found.done}"
+    if found.kind is not None:
+        text += f": {found.rows:,} rows as {found.kind}, {found.bytes / 1e6:,.1f} MB, {_time(found.seconds.to_json())}"
+        text += f", up to {found.memory / 1e6:,.0f} MB of memory ({found.probed:,} rows tried)"
+        text += f"; {found.note}" if found.note else ""
+    text += f", rows of {found.removed:,} slides removed" if found.removed else ""
+    free = _free(store)
+    if free is not None:
+        text += f"; {free / 1e9:,.1f} GB are free" + (": NOT ENOUGH" if found.bytes > free else "")
+    show({**found.to_json(), "free": free}, f"{text}\nnothing was written", args)
 
 
 def _each(store: Store, slides: Sequence[str], one: Callable[[str], list[Estimate]], args: argparse.Namespace) -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostore.cli.common import names, show, target, the_store
+from histostore.cli.progress import Line
+from histostore.cli.workers import client_of, wants_workers
 from histostore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,12 +22,19 @@ def index(args: argparse.Namespace) -> None:
     """Build a search index, or bring it up to date."""
     from histostore import tl
 
-    store = the_store(args, writing=True)
-    result = tl.index(
-        store, args.backbone, kind=args.kind, metric=args.metric, tiles=args.tiles, slides=names(args.slides),
-        name=args.name, rebuild=args.rebuild, compact=args.compact, device=args.device, recall=args.recall,
-        max_bytes=args.max_bytes,
-    )  # fmt: skip
+    store = the_store(args, writing=not args.dry_run)
+    spread = wants_workers(args)
+    if args.dry_run:
+        from histostore.cli.estimates import show_index
+
+        show_index(store, args)
+        return
+    with client_of(args) if spread else nullcontext() as client:
+        result = tl.index(
+            store, args.backbone, kind=args.kind, metric=args.metric, tiles=args.tiles, slides=names(args.slides),
+            name=args.name, rebuild=args.rebuild, compact=args.compact, device=args.device, recall=args.recall,
+            max_bytes=args.max_bytes, client=client, progress=Line(),
+        )  # fmt: skip
     text = f"index '{result.name}' {result.done}: {result.rows:,} rows ({', '.join(result.segments)})"
     text += f", recall@10 {result.recall:.3f}, {result.bytes / 1e6:,.1f} MB"
     for n, what in ((result.added, "added"), (result.removed, "removed"), (result.skipped, "without an embedding")):
@@ -58,7 +69,7 @@ def search(args: argparse.Namespace) -> None:
         region=_region(args.region), backbone=args.backbone, tiles=args.tiles, k=args.k, metric=args.metric,
         where=args.where, slides=names(args.slides), exclude_same=args.exclude_same,
         exclude_radius_um=args.exclude_radius_um, at_most_per=column, at_most=most, diversity=args.diversity,
-        max_distance=args.max_distance, expressing=names(args.expressing), expression_weight=args.expression_weight,
+        max_distance=args.max_distance, expressing=_genes(args.expressing), expression_weight=args.expression_weight,
         index=False if args.exact else args.index, columns=names(args.columns) or (),
     )  # fmt: skip
     if output is not None:
@@ -88,6 +99,24 @@ def _at_most(text: str | None) -> tuple[str | None, int]:
     if not column or (most and not most.isdigit()) or most == "0":
         raise UsageError(f"--at-most is {text!r}: write it as COLUMN or COLUMN:N, like slide:2")
     return column, int(most or 1)
+
+
+def _genes(text: str | None) -> list[str] | dict[str, float] | None:
+    """Return genes; with how much each counts where that is said of one, and 1 for the others."""
+    wanted = names(text)
+    if wanted is None or not any("=" in gene for gene in wanted):
+        return wanted
+    found: dict[str, float] = {}
+    for one in wanted:
+        gene, equals, weight = one.rpartition("=") if "=" in one else (one, "=", "1")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not gene or not equals or not math.isfinite(value) or gene in found:
+            raise UsageError(f"--expressing {one!r}: write GENE or GENE=WEIGHT, each gene once, like EPCAM=2,VIM=-1")
+        found[gene] = value
+    return found
 
 
 def _region(text: str | None) -> Any:

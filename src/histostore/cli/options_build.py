@@ -94,12 +94,16 @@ def _embed(p: argparse.ArgumentParser) -> None:
     p.add_argument("--backbone", required=True, metavar="NAMES", help="one or more, by commas; see `histostore models`")
     p.add_argument("--tiles", metavar="NAME", help="which tile set")
     p.add_argument(
-        "--batch", type=whole(1), metavar="N", help="tiles per forward pass (part of the engine; default 32)"
-    )
+        "--batch", type=whole(1), metavar="N",
+        help="tiles per forward pass (part of the engine; default 32, on CUDA measured)",
+    )  # fmt: skip
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--threads", type=whole(1), metavar="N", help="threads of the forward pass (part of the engine)")
     p.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    p.add_argument("--engine", choices=("torch", "openvino"), default="torch", help="what runs the network (torch)")
+    p.add_argument(
+        "--engine", choices=("torch", "openvino"), default="torch",
+        help="what runs the network (torch); openvino's embeddings are NAME+openvino",
+    )  # fmt: skip
     p.add_argument("--compile", metavar="BACKEND", help="torch.compile: inductor, cudagraphs (part of the engine)")
     p.add_argument("--profile", action="store_true", help="tell how busy each part was, and which one binds")
     p.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how embeddings are kept")

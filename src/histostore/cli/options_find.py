@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histostore.cli.options import the_store, which_rows, which_slides, whole
+from histostore.cli.options import on_workers, the_store, which_rows, which_slides, whole
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +25,8 @@ def _index(p: argparse.ArgumentParser) -> None:
     p.add_argument("--rebuild", action="store_true", help="build everything again")
     p.add_argument("--compact", action="store_true", help="build small and hollow segments again as one")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    p.add_argument("--dry-run", action="store_true", help="write nothing; say which kind, how many bytes and how long")
+    on_workers(p)
 
 
 def _drift(p: argparse.ArgumentParser) -> None:
@@ -49,7 +51,9 @@ def _search(p: argparse.ArgumentParser) -> None:
     p.add_argument("--at-most", metavar="COLUMN:N", help="at most N answers that share a value, like slide:2")
     p.add_argument("--diversity", type=float, default=0.0, metavar="W", help="0 nearest alone, to 1 all different (0)")
     p.add_argument("--max-distance", type=float, metavar="D", help="only answers at most that far")
-    p.add_argument("--expressing", metavar="GENES", help="looks like it and expresses these genes")
+    p.add_argument(
+        "--expressing", metavar="A,B=W", help="looks like it and expresses these genes; W is how much one counts (1)"
+    )
     p.add_argument("--expression-weight", type=float, default=0.5, metavar="W", help="share of the expression (0.5)")
     p.add_argument("--index", metavar="NAME", help="which index (default: the one there is)")
     p.add_argument("--exact", action="store_true", help="use no index")

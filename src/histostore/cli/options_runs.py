@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def _run(p: argparse.ArgumentParser) -> None:
     p.add_argument("pipeline", metavar="FILE", help="a pipeline, like pipelines/st_net.py")
-    p.add_argument("--store", metavar="S", help="the store's folder")
+    p.add_argument("--store", metavar="S", help="the store's folder, or s3://bucket/prefix")
     p.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting (repeatable)")
     p.add_argument(
         "--sweep", metavar="KEY=A,B", action="append", default=[], help="a grid (repeatable; values with commas: A;B)"
     )
     p.add_argument("--name", metavar="N", help="name of the run (default: the recipe's, and a digest)")
-    p.add_argument("--out", metavar="DIR", help="folder of runs (default: runs/ beside the store)")
+    p.add_argument("--out", metavar="DIR", help="folder of runs (default: runs/ beside the store; of a bucket, here)")
     p.add_argument("--again", action="store_true", help="redo what is there, and replace another run of that name")
     p.add_argument("--describe", action="store_true", help="print citation and settings; run nothing")
 

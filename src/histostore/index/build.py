@@ -10,6 +10,7 @@ import numpy as np
 
 from histostore.errors import DataError, UsageError
 from histostore.index.ann import AnnIndex, Tuning, of_length_one
+from histostore.index.encode import BLOCK_ROWS, add_codes, encode_here
 from histostore.index.engine import faiss_module, uses_gpu
 from histostore.index.exact import ExactIndex
 from histostore.index.peak import PeakMemory
@@ -19,6 +20,7 @@ from histostore.specs import SpecBase
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histostore.index.encode import EncodeRows
     from histostore.index.spec import Device, IndexSpec, Kind
     from histostore.index.vectors import Vectors
 
@@ -28,7 +30,8 @@ EXACT_ROWS = 50_000
 QUERIES, NEAREST = 256, 10
 """Recall is measured on this many held-out rows, as the share of their true nearest that is found."""
 
-ADD_ROWS = 65_536
+PQ_CODEWORDS = 256
+"""Of each sub-quantizer: a code is a byte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,7 @@ def build(
     *,
     groups: NDArray[Any] | None = None,
     device: Device = "auto",
+    encode: EncodeRows | None = None,
 ) -> Built:
     """Build an index over an array of embeddings.
 
@@ -81,6 +85,9 @@ def build(
         ``(n, d)`` float16 or float32; a memory map is read in blocks, never whole.
     groups
         ``(n,)`` slide of each row: the training sample is spread evenly over them.
+    encode
+        Who encodes the rows of an IVF index once it is trained, by their numbers in the array; this process by
+        default. Graphs (hnsw) are built here: where a row goes depends on those before it.
 
     Raises
     ------
@@ -97,7 +104,7 @@ def build(
     if not len(rows):
         raise DataError(f"none of {len(values)} rows can be searched: not finite, or zero under cosine")
     with PeakMemory() as peak:
-        work = _Work(values, rows, exact, spec, groups, device)
+        work = _Work(values, rows, exact, spec, groups, device, encode or encode_here(values))
         index, made = work.best()
     report = BuildReport(
         kind=made.kind,
@@ -141,8 +148,10 @@ class _Work:
         spec: IndexSpec,
         groups: NDArray[Any] | None,
         device: Device,
+        encode: EncodeRows,
     ) -> None:
         self.values, self.rows, self.exact, self.spec, self.device = values, rows, exact, spec, device
+        self.encode = encode
         self.groups = None if groups is None else np.asarray(groups)[rows]
         self.vectors: Vectors = values if len(rows) == len(values) else Picked(values, rows)
         self.held = sample_rows(len(rows), min(QUERIES, len(rows)), None, spec.seed + 1)
@@ -150,19 +159,15 @@ class _Work:
 
     def best(self) -> tuple[AnnIndex | ExactIndex, _Made]:
         """Build the kind asked for, or for ``auto`` the first that fits and is good enough."""
-        spec, n = self.spec, len(self.rows)
-        dim = self.values.shape[1]
-        if spec.kind == "exact":
-            return self._exact("asked for")
+        spec, n, room = self.spec, len(self.rows), self.spec.max_bytes
+        kinds = candidates(n, self.values.shape[1], spec)
+        if kinds == ("exact",):
+            asked = spec.kind == "exact"
+            return self._exact("asked for" if asked else f"{n} rows are searched exactly in milliseconds")
         if spec.kind != "auto":
             return self._ann(spec.kind, "asked for")
-        if n <= EXACT_ROWS:
-            return self._exact(f"{n} rows are searched exactly in milliseconds")
-        room = spec.max_bytes
-        wanted: list[Kind] = ["ivf-sq8", "ivf-flat"]
-        fits = [k for k in wanted if room is None or estimated_bytes(k, n, dim, spec) <= room]
         told = "" if room is None else f" of those that fit in {room} bytes"
-        for kind in fits or ["ivf-pq"]:
+        for kind in kinds:
             index, made = self._ann(kind, f"chosen for {n} rows{told}")
             if made.recall >= spec.recall and made.effort <= max(1, made.cells // 4):
                 return index, made
@@ -180,10 +185,13 @@ class _Work:
         refine = spec.refine or (16 if kind == "ivf-pq" else 1)
         raw = new_index(kind, dim, cells, spec)
         trained = 0
-        if kind != "hnsw":
+        if kind == "hnsw":
+            for start in range(0, n, BLOCK_ROWS):
+                raw.add(of_length_one(self.vectors[start : start + BLOCK_ROWS], spec.metric))
+        else:
             trained = self._train(raw, cells)
-        for start in range(0, n, ADD_ROWS):
-            raw.add(of_length_one(self.vectors[start : start + ADD_ROWS], spec.metric))
+            for codes in self.encode(raw, spec.metric, self.rows):
+                add_codes(raw, codes)
         tuning = Tuning(kind=kind, metric=spec.metric, dim=dim, effort=1, refine=refine)
         index, recall = self._tuned(AnnIndex(raw, tuning, vectors=self.vectors, device=self.device))
         if recall < spec.recall:
@@ -197,7 +205,9 @@ class _Work:
     def _train(self, raw: Any, cells: int) -> int:
         faiss = faiss_module()
         n = len(self.rows)
-        size = min(n, self.spec.train_rows or max(64 * cells, 32_768))
+        if n < PQ_CODEWORDS and isinstance(raw, faiss.IndexIVFPQ):
+            raise DataError(f"ivf-pq learns {PQ_CODEWORDS} codewords, and there are {n} rows: use exact or ivf-sq8")
+        size = training_rows(n, cells, self.spec)
         sample = sample_rows(n, size, self.groups, self.spec.seed, but=self.held if n > 4 * len(self.held) else None)
         ivf = faiss.extract_index_ivf(raw)
         ivf.cp.seed = self.spec.seed + 1234
@@ -238,6 +248,22 @@ class _Work:
             self._truth = without_self(np.searchsorted(self.rows, exact), self.held)
         found = without_self(index.search(queries, k + 1)[0], self.held)
         return recall_of(found, self._truth)
+
+
+def candidates(n: int, dim: int, spec: IndexSpec) -> tuple[Kind, ...]:
+    """Return the kinds that are tried on n rows, in this order, until one is good enough."""
+    if spec.kind != "auto":
+        return (spec.kind,)
+    if n <= EXACT_ROWS:
+        return ("exact",)
+    wanted: tuple[Kind, ...] = ("ivf-sq8", "ivf-flat")
+    room = spec.max_bytes
+    return tuple(k for k in wanted if room is None or estimated_bytes(k, n, dim, spec) <= room) or ("ivf-pq",)
+
+
+def training_rows(n: int, cells: int, spec: IndexSpec) -> int:
+    """Return how many rows the quantizers learn from."""
+    return min(n, spec.train_rows or max(64 * cells, 32_768))
 
 
 def new_index(kind: Kind, dim: int, cells: int, spec: IndexSpec) -> Any:

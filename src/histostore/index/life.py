@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histostore.index.encode import EncodeRows
     from histostore.index.spec import Device, IndexSpec
     from histostore.index.vectors import Vectors
 
@@ -54,6 +55,7 @@ def create(
     ids: NDArray[np.integer] | None = None,
     groups: NDArray[Any] | None = None,
     device: Device = "auto",
+    encode: EncodeRows | None = None,
 ) -> Snapshot:
     """Build an index over embeddings and write its files.
 
@@ -67,6 +69,8 @@ def create(
         ``(n,)`` row numbers answers are given in; 0 to n-1 by default. Each once, not negative.
     groups
         ``(n,)`` slide of each row, to spread the training sample.
+    encode
+        Who encodes the rows of an IVF index, by their numbers in `values`; this process by default.
 
     Returns
     -------
@@ -75,7 +79,7 @@ def create(
     """
     empty = Snapshot(spec=spec, dim=int(values.shape[1]))
     return append(folder, empty, values, ids=np.arange(len(values)) if ids is None else ids, spec=spec,
-                  groups=groups, device=device)  # fmt: skip
+                  groups=groups, device=device, encode=encode)  # fmt: skip
 
 
 def append(
@@ -87,8 +91,11 @@ def append(
     spec: IndexSpec | None = None,
     groups: NDArray[Any] | None = None,
     device: Device = "auto",
+    encode: EncodeRows | None = None,
 ) -> Snapshot:
     """Add rows as a segment of their own; the segments there are not touched.
+
+    Rows whose `ids` do not ascend are encoded by this process, whatever `encode` is: it knows them in their order.
 
     Raises
     ------
@@ -113,12 +120,18 @@ def append(
     if not len(rows):
         return snapshot
     in_order = bool((order == np.arange(len(order))).all())
-    if spec is None:
-        small = len(rows) <= APPEND_EXACT_ROWS
-        spec = replace(snapshot.spec, kind="exact") if small else snapshot.spec
+    spec = spec or spec_of_appended(snapshot, len(rows))
     groups = None if groups is None else np.asarray(groups)[order]
-    added = _write(folder, values if in_order else Picked(values, order), rows, spec, groups, device)
+    if in_order:
+        added = _write(folder, values, rows, spec, groups, device, encode)
+    else:
+        added = _write(folder, Picked(values, order), rows, spec, groups, device)
     return replace(snapshot, segments=(*snapshot.segments, added))
+
+
+def spec_of_appended(snapshot: Snapshot, n: int) -> IndexSpec:
+    """Return what a segment of n rows is built as, when it comes to an index that is there."""
+    return replace(snapshot.spec, kind="exact") if n <= APPEND_EXACT_ROWS else snapshot.spec
 
 
 def delete(folder: Path, snapshot: Snapshot, ids: NDArray[np.integer]) -> Deleted:
@@ -196,8 +209,9 @@ def _write(
     spec: IndexSpec,
     groups: NDArray[Any] | None,
     device: Device,
+    encode: EncodeRows | None = None,
 ) -> Segment:
-    built = build(values, spec, groups=groups, device=device)
+    built = build(values, spec, groups=groups, device=device, encode=encode)
     stem = secrets.token_hex(8)
     tuning = None
     if isinstance(built.index, ExactIndex):

@@ -10,7 +10,7 @@ from histostore.errors import SpecMismatchError, UsageError
 from histostore.scale.versions import looker, require_equal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 WAIT_S = 30.0
 """How long workers that are being started are waited for."""
@@ -62,10 +62,20 @@ def require_workers(client: Any, ours: Mapping[str, str]) -> None:
         client.wait_for_workers(1, timeout=WAIT_S)
     except TimeoutError:
         raise UsageError(f"the scheduler has no workers after {WAIT_S:.0f} s; start some: dask worker …") from None
-    for worker, found in sorted(client.run(looker(), on_error="return").items()):
+    for worker, found in _answers(client, looker()).items():
         if isinstance(found, BaseException):
             raise SpecMismatchError(f"worker {worker} cannot run our code ({type(found).__name__}: {found})")
         require_equal(found, ours, worker=worker)
+
+
+def _answers(client: Any, ask: Callable[[], Any], workers: list[str] | None = None) -> dict[str, Any]:
+    """Return what each worker answers, or its error, but for those that died as they were asked.
+
+    Who comes in their place is looked at by every task.
+    """
+    found = client.run(ask, workers=workers, on_error="return")
+    up = client.nthreads()
+    return {w: answer for w, answer in sorted(found.items()) if w in up or not isinstance(answer, OSError)}
 
 
 def require_gpus(client: Any) -> None:
@@ -80,8 +90,8 @@ def require_gpus(client: Any) -> None:
     offering = [address for address, info in workers.items() if info["resources"].get("GPU", 0) >= 1]
     if not offering:
         raise UsageError(
-            f"a GPU per worker is demanded, and none of the {len(workers)} workers offers one; "
-            'start them with: dask worker --resources "GPU=1"'
+            f"a GPU per worker is demanded, and none of the {len(workers)} workers offers one; start them with: "
+            'dask worker --resources "GPU=1" (dask cuda worker too)'
         )
 
     def devices() -> int:
@@ -89,6 +99,6 @@ def require_gpus(client: Any) -> None:
 
         return torch.cuda.device_count()
 
-    for address, found in sorted(client.run(devices, workers=offering, on_error="return").items()):
+    for address, found in _answers(client, devices, offering).items():
         if found == 0 or isinstance(found, BaseException):
             raise UsageError(f"a GPU per worker is demanded, and worker {address} has no CUDA device")

@@ -107,12 +107,27 @@ def _devices(n: int) -> list[str]:
     """Return the CUDA devices for `n` workers, one each."""
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    if not torch.cuda.is_available() or n > len(known):
-        found = len(known) if torch.cuda.is_available() else 0
-        raise UsageError(f"{n} workers with a GPU each are demanded, and this machine has {found}")
+    known = visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+    if n > len(known):
+        raise UsageError(f"{n} workers with a GPU each are demanded, and this machine has {len(known)}")
     return known[:n]
+
+
+def visible_devices(visible: str | None, count: int) -> list[str]:
+    """Return the names by which CUDA knows its devices: ordinals, ``GPU-…`` or ``MIG-…``.
+
+    Parameters
+    ----------
+    visible
+        ``CUDA_VISIBLE_DEVICES``, where it is set.
+    count
+        How many devices CUDA finds in this process: it stops at a name that it does not know, and of the parts of a
+        divided GPU it takes one per process, however many are named.
+    """
+    if visible is None:
+        return [str(i) for i in range(count)]
+    named = [name for part in visible.split(",") if (name := part.strip())]
+    return named if count and named[0].startswith("MIG-") else named[:count]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.backbones.tuned import load_for
 from histostore.errors import SpecMismatchError
+from histostore.stages.embed_batch import rest_of
 from histostore.stages.source import open_source
 from histostore.store.store import open_store
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from histostore.protocols import Backbone, Slide
     from histostore.scale.task import Context
     from histostore.specs import BackboneSpec
+    from histostore.stages.index_codes import Encoding
     from histostore.store.manifest import Manifest
     from histostore.store.store import Store
 
@@ -30,6 +32,8 @@ BACKBONES = 4
 
 _local = threading.local()
 _loading = threading.Lock()
+_trained: dict[tuple[str, str], Any] = {}
+"""The trained index of this process, by run and sha256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Kept:
                 f"backbone '{described.call.name}' is {backbone.spec.digest[:8]} on this worker and "
                 f"{described.spec.digest[:8]} on the first one; give all workers the same weights"
             )
-        mine, first = dict(backbone.engine()), dict(described.engine)
+        mine, first = rest_of(backbone.engine()), rest_of(described.engine)
         if mine != first:
             differ = ", ".join(f"{k} {mine.get(k)} (first worker {v})" for k, v in first.items() if mine.get(k) != v)
             raise SpecMismatchError(
@@ -112,6 +116,15 @@ class Kept:
         """
         with _loading:
             return _head(self.run, self.store.uri, name, digest)
+
+    def trained(self, encoding: Encoding) -> Any:
+        """Return the trained index of an encoding, read once per process and run. Errors as of `Encoding.trained`."""
+        key = (self.run, encoding.sha256)
+        with _loading:
+            if key not in _trained:
+                _trained.clear()  # an index that was tried and found wanting is not needed again
+                _trained[key] = encoding.trained(self.store.files)
+            return _trained[key]
 
     def close(self) -> None:
         """Close the images."""

@@ -9,20 +9,26 @@ from histostore.progress import Progress, Silent
 from histostore.scale import work
 from histostore.scale.kept import BackboneCall
 from histostore.scale.runner import Runner
-from histostore.scale.steps import embed_steps, predict_steps, tile_steps, verify_steps
+from histostore.scale.steps import embed_steps, encode_steps, predict_steps, tile_steps, verify_steps
 from histostore.scale.task import Task
 from histostore.store.verify import chosen_owners, report_of, top_level
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    import numpy as np
     from distributed import Client
+    from numpy.typing import NDArray
 
+    from histostore.index.encode import EncodeRows
+    from histostore.index.spec import Metric
     from histostore.scale.task import Steps
     from histostore.specs import TileSpec
+    from histostore.stages.index import IndexResult
     from histostore.stages.result import StageResult
     from histostore.store.store import Store
     from histostore.store.verify import OwnerCheck, VerifyReport
+    from histostore.view import View
 
     type Outcome = tuple[str, list[StageResult] | HistostoreError]
     """A slide, and what came of it."""
@@ -49,7 +55,8 @@ def embed_slides(
     Options as of `histostore.scale.steps.embed_steps`.
     """
     runner = Runner(client, store, gpu=gpu, progress=progress)
-    known = [runner.ask(Task(work.describe, (call,), f"backbone {call.name}")) for call in backbones]
+    batch = options.get("batch")
+    known = [runner.ask(Task(work.describe, (call, batch), f"backbone {call.name}")) for call in backbones]
     return _told(runner, "embed", [(s, embed_steps(store, s, known, **options)) for s in slides], progress)
 
 
@@ -64,6 +71,37 @@ def predict_slides(
     fitted, group = load_head(store, head)
     jobs = [(s, predict_steps(store, s, head, fitted, group, tiles=tiles, replace=replace)) for s in slides]
     return _told(runner, "predict", jobs, progress)
+
+
+def index_store(client: Client, store: Store, *, progress: Progress | None = None, **options: Any) -> IndexResult:
+    """Build an index, or bring it up to date, its rows encoded on the workers of a client: to the bytes without them.
+
+    Training, graphs (hnsw), exact segments, compaction and the measuring of recall are this process's. Options as of
+    `histostore.stages.index.index`.
+    """
+    from histostore.stages.index import index
+    from histostore.stages.index_codes import staged_codes
+
+    runner, told = Runner(client, store, progress=progress), progress or Silent()
+
+    def encode_on(name: str, rows: View) -> EncodeRows:
+        def encode(trained: Any, metric: Metric, chosen: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+            with staged_codes(store, name, rows, trained, metric, chosen) as staged:
+                todo = staged.pending()
+                told.start("index on workers", len(todo), unit="blocks")
+                failed: list[HistostoreError] = []
+                for _, error in runner.run((f"{name}-{shard}", encode_steps(staged, shard)) for shard in todo):
+                    failed += [error] if error is not None else []
+                    told.advance(1)
+                told.finish()
+                told.say(f"index: {runner.tally}")
+                if failed:  # the blocks that went well are kept for the next run
+                    raise failed[0]
+                yield from staged.read()
+
+        return encode
+
+    return index(store, encode_on=encode_on, **options)
 
 
 def verify_store(

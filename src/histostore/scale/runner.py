@@ -288,6 +288,7 @@ class Runner:
         """Return how many tasks may be in flight; workers may come and go."""
         if (now := time.monotonic()) - self._counted > COUNT_WORKERS_S and self._client.status == "running":
             self._threads, self._counted = sum(self._client.nthreads().values()), now
+            self._seen = now if self._threads else self._seen
         return max(1, self._threads) * AHEAD
 
     def _cancel(self, futures: list[Future]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from histostore.scale.kept import Described
     from histostore.scale.task import Steps, Written
     from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
+    from histostore.stages.index_codes import StagedCodes
     from histostore.store.groups import Group, GroupWriter
     from histostore.store.store import Store
 
@@ -129,6 +130,13 @@ def predict_steps(
             tasks = [Task(work.predict, args, "predictions", rows=applying.shape[0])] if shards else []
             _accept([writer], (yield tasks), watch)
         return [applying.finish(store, writer, head=group, replace=replace, watch=watch)]
+
+
+def encode_steps(staged: StagedCodes, shard: int) -> Steps[None]:
+    """Encode one block of the rows of an index on any worker."""
+    block = staged.block(shard)
+    task = Task(work.encode, (staged.encoding, block, shard), f"codes {shard}", rows=len(block))
+    _accept([staged.writer], (yield [task]), Stopwatch())
 
 
 def verify_steps(store: Store, owner: str, *, deep: bool) -> Steps[OwnerCheck]:

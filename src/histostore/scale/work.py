@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from histostore.backbones.batch import choose_batch
 from histostore.errors import SpecMismatchError
 from histostore.progress import Stopwatch
 from histostore.scale.kept import Described, kept_for
 from histostore.scale.task import Written
 from histostore.scale.versions import own_versions, require_equal
 from histostore.stages.embed import embed_shard, tile_source
+from histostore.stages.embed_batch import FREE
 from histostore.stages.pixels import SlideTiles, encode_tiles
 from histostore.stages.tile_plan import placed
 from histostore.store.verify import check_group
@@ -20,9 +22,11 @@ from histostore.store.verify import check_group
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from histostore.blocks.embedding_blocks import EmbeddingBlock
     from histostore.scale.kept import BackboneCall, Kept
     from histostore.scale.task import Context, Task
     from histostore.stages.embed import Embedding
+    from histostore.stages.index_codes import Encoding
     from histostore.stages.predict import Applying
     from histostore.stages.tile import Tiling
     from histostore.stages.tile_plan import Planned
@@ -69,10 +73,11 @@ def pixels(
     return Written((receipt,), watch.seconds)
 
 
-def describe(kept: Kept, call: BackboneCall) -> Described:
-    """Load a backbone and tell what it is and what it runs on."""
+def describe(kept: Kept, call: BackboneCall, batch: int | None = None) -> Described:
+    """Load a backbone and tell what it is, what it runs on and how many tiles go through it at a time."""
     backbone = kept.backbone(call)
-    return Described(call, backbone.spec, dict(backbone.engine()))
+    batch = batch or choose_batch(backbone, backbone.spec.input_px)
+    return Described(call, backbone.spec, {**backbone.engine(), FREE: batch})
 
 
 def reader(kept: Kept, manifest: Manifest, threads: int) -> str:
@@ -114,6 +119,14 @@ def predict(kept: Kept, applying: Applying, share: Share, shards: Sequence[int])
         ranges = [(shard, *applying.layout.shard_range(shard)) for shard in shards]
         receipts = [writer.write_rows("prediction", shard, values[start:stop]) for shard, start, stop in ranges]
     return Written(tuple(receipts), watch.seconds)
+
+
+def encode(kept: Kept, encoding: Encoding, block: EmbeddingBlock, shard: int) -> Written:
+    """Write the codes that a trained index gives to one block of rows."""
+    watch = Stopwatch()
+    with watch.timed("encode"):
+        receipt = encoding.write(kept.store.files, kept.trained(encoding), block, shard)
+    return Written((receipt,), watch.seconds)
 
 
 def check(kept: Kept, group: CheckedGroup, deep: bool) -> Checked:

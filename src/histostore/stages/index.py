@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +22,23 @@ from histostore.index.reader import IndexReader
 from histostore.index.snapshot import Snapshot
 from histostore.index.spec import IndexSpec
 from histostore.progress import Stopwatch
+from histostore.stages.index_places import ById, Places
 from histostore.store.files import LocalFiles
 from histostore.view import view
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
+    from histostore.index.copies import Copies
+    from histostore.index.encode import EncodeRows
     from histostore.index.spec import Device
     from histostore.store.groups import Group, GroupWriter
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
     from histostore.view import View
+
+    type EncodeOn = Callable[[str, View], EncodeRows]
+    """Of the name of an index and the rows that it takes in: who encodes them."""
 
 INDEXES = "@indexes"
 KIND = "indexes"
@@ -70,67 +75,6 @@ class IndexResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Which ids an index gives to the rows of which slides."""
-
-    starts: Mapping[str, int]
-    """First id of a slide; its row r has the id start + r."""
-    digests: Mapping[str, str]
-    """Of the embeddings that were indexed."""
-    next_id: int
-
-    @classmethod
-    def none(cls) -> Places:
-        """Return those of an empty index."""
-        return cls({}, {}, 0)
-
-    @classmethod
-    def of(cls, attrs: Mapping[str, Any]) -> Places:
-        """Read what a group keeps."""
-        slides = attrs["slides"]
-        return cls({s: v["start"] for s, v in slides.items()}, {s: v["embeddings"] for s, v in slides.items()},
-                   int(attrs["next_id"]))  # fmt: skip
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what a group keeps."""
-        slides = {s: {"start": self.starts[s], "embeddings": self.digests[s]} for s in sorted(self.starts)}
-        return {"slides": slides, "next_id": self.next_id}
-
-    def ids(self, rows: View) -> NDArray[np.int64]:
-        """Return the id of every row of a view; -1 for rows of slides that are not in it as they are now."""
-        (name,) = rows.backbones
-        out = []
-        for part in rows.parts:
-            local = np.arange(part.n_all, dtype=np.int64) if part.rows is None else part.rows
-            known = self.digests.get(part.slide) == part.embeddings[name].digest
-            out.append(self.starts[part.slide] + local if known else np.full(len(local), -1, dtype=np.int64))
-        return np.concatenate(out) if out else np.zeros(0, dtype=np.int64)
-
-
-class ById:
-    """Embeddings of a view by the ids of an index: what it measures candidates on."""
-
-    def __init__(self, rows: View, places: Places) -> None:
-        (name,) = rows.backbones
-        self._source = rows.lazy(name)
-        ids = places.ids(rows)
-        self._row = np.full(places.next_id, -1, dtype=np.int64)
-        self._row[ids[ids >= 0]] = np.flatnonzero(ids >= 0)
-        self.shape = (places.next_id, int(self._source.shape[1]))
-        self.dtype = self._source.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, ids: Any) -> NDArray[Any]:
-        rows = self._row[ids]
-        if (rows < 0).any():
-            raise NotFoundError("the index names rows that the store no longer has; bring it up to date: index")
-        found: NDArray[Any] = self._source[rows]
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class OpenIndex:
     """A snapshot that can be searched, and where its rows lie."""
 
@@ -139,6 +83,8 @@ class OpenIndex:
     snapshot: Snapshot
     places: Places
     folder: Path
+    _copies: Copies | None
+    """Holds the files where they are copies; None where they lie in the store."""
 
     def reader(self, rows: View, *, device: Device = "auto") -> IndexReader:
         """Check the files and open them; `rows` are all rows the index may name."""
@@ -156,6 +102,7 @@ def index(
     rebuild: bool = False,
     compact: bool = False,
     device: Device = "auto",
+    encode_on: EncodeOn | None = None,
 ) -> IndexResult:
     """Build the index of a backbone's embeddings, or bring it up to date.
 
@@ -174,6 +121,8 @@ def index(
         Build everything again.
     compact
         Build small and hollow segments again as one.
+    encode_on
+        Who encodes the rows of new IVF segments; this process by default, to the same bytes.
 
     Raises
     ------
@@ -181,6 +130,69 @@ def index(
         The index is there with another spec, and `rebuild` is not asked for.
     """
     watch = Stopwatch()
+    todo = plan_index(store, backbone=backbone, tiles=tiles, slides=slides, spec=spec, name=name, rebuild=rebuild)
+    old, rows = todo.old, todo.rows
+    if old is not None and todo.is_current and not compact:
+        return _result(todo.name, old.group.ref, "already there", old.snapshot, 0, 0, watch)
+    with tempfile.TemporaryDirectory(prefix="histostore-index-") as made:
+        folder = Path(made)
+        if old is not None:
+            _borrow(old, folder)
+        with watch.timed("build"):
+            snapshot, after, added, removed = _changed(todo, spec, folder, device, encode_on)
+            if compact and old is not None:
+                snapshot = life.compact(folder, snapshot, embeddings=ById(rows, after), device=device)
+        if old is not None and snapshot == old.snapshot:
+            return _result(todo.name, old.group.ref, "already there", snapshot, 0, 0, watch)
+        with watch.timed("write"):
+            ref = _seal(store, todo.name, snapshot, after, old, folder, backbone=rows.backbones[0],
+                        tiles=todo.embedded["tiles"], backbone_digest=todo.embedded["backbone_digest"])  # fmt: skip
+            expect = {ref.key: todo.held.digest} if todo.held is not None else None
+            store.commit(INDEXES, [ref], replace=True, expect=expect)
+    done = "built" if old is None else "compacted" if not (added or removed) else "updated"
+    return _result(todo.name, ref, done, snapshot, added, removed, watch)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPlan:
+    """What bringing an index up to date comes to."""
+
+    name: str
+    rows: View
+    """All that it is to hold."""
+    embedded: Mapping[str, Any]
+    """Attributes of the embeddings."""
+    held: Ref | None
+    """The index of that name, also where it is to be built again."""
+    old: OpenIndex | None
+    """What is brought up to date; None where all is built."""
+    gone: tuple[str, ...]
+    """Slides whose rows are deleted."""
+    new: tuple[str, ...]
+    """Slides whose rows are added, in the order of the view."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no slide comes or goes."""
+        return not self.gone and not self.new
+
+    @property
+    def places(self) -> Places:
+        """Where the rows that are there lie."""
+        return self.old.places if self.old is not None else Places.none()
+
+
+def plan_index(
+    store: Store,
+    *,
+    backbone: str,
+    tiles: str | None = None,
+    slides: Sequence[str] | None = None,
+    spec: IndexSpec | None = None,
+    name: str | None = None,
+    rebuild: bool = False,
+) -> IndexPlan:
+    """Say which slides come and go, without reading their rows. Parameters and errors as of `index`."""
     rows = view(store, backbone=backbone, tiles=tiles, slides=slides)
     first = rows.parts[0]
     embedded = first.group(first.embeddings[rows.backbones[0]]).attrs
@@ -192,61 +204,45 @@ def index(
                             f"{old.snapshot.spec.metric}); give another name, or rebuild it (--rebuild)")  # fmt: skip
     places = old.places if old is not None else Places.none()
     now = {p.slide: p.embeddings[rows.backbones[0]].digest for p in rows.parts}
-    gone = [s for s, digest in places.digests.items() if now.get(s) != digest]
-    new = [p for p in rows.parts if places.digests.get(p.slide) != now[p.slide]]
-    if old is not None and not gone and not new and not compact:
-        return _result(name, old.group.ref, "already there", old.snapshot, 0, 0, watch)
-    with tempfile.TemporaryDirectory(prefix="histostore-index-") as made:
-        folder = Path(made)
-        if old is not None:
-            _borrow(old, folder)
-        with watch.timed("build"):
-            fresh = [p.slide for p in new]
-            snapshot, after, added, removed = _changed(rows, old, places, gone, fresh, spec, folder, device)
-            if compact and old is not None:
-                snapshot = life.compact(folder, snapshot, embeddings=ById(rows, after), device=device)
-        if old is not None and snapshot == old.snapshot:
-            return _result(name, old.group.ref, "already there", snapshot, 0, 0, watch)
-        with watch.timed("write"):
-            ref = _seal(store, name, snapshot, after, old, folder, backbone=rows.backbones[0],
-                        tiles=embedded["tiles"], backbone_digest=embedded["backbone_digest"])  # fmt: skip
-            expect = {ref.key: held.digest} if held is not None else None
-            store.commit(INDEXES, [ref], replace=True, expect=expect)
-    done = "built" if old is None else "compacted" if not (added or removed) else "updated"
-    return _result(name, ref, done, snapshot, added, removed, watch)
+    gone = tuple(s for s, digest in places.digests.items() if now.get(s) != digest)
+    new = tuple(s for s, digest in now.items() if places.digests.get(s) != digest)
+    return IndexPlan(name, rows, embedded, held, old, gone, new)
 
 
 def _changed(
-    rows: View, old: OpenIndex | None, places: Places, gone: list[str], new: list[str], spec: IndexSpec | None,
-    folder: Path, device: Device,
-) -> tuple[Snapshot, Places, int, int]:  # fmt: skip
+    todo: IndexPlan, spec: IndexSpec | None, folder: Path, device: Device, encode_on: EncodeOn | None
+) -> tuple[Snapshot, Places, int, int]:
     """Return the snapshot with some slides deleted and others added, where its rows lie, and how many rows went."""
+    rows, places = todo.rows, todo.places
     (name,) = rows.backbones
     starts, digests, next_id = dict(places.starts), dict(places.digests), places.next_id
     removed = 0
-    snapshot = old.snapshot if old is not None else None
-    if snapshot is not None and gone:
+    snapshot = todo.old.snapshot if todo.old is not None else None
+    if snapshot is not None and todo.gone:
         ends = sorted([*places.starts.values(), places.next_id])
-        dead = [np.arange(starts[s], ends[ends.index(starts[s]) + 1]) for s in gone]
+        dead = [np.arange(starts[s], ends[ends.index(starts[s]) + 1]) for s in todo.gone]
         deleted = life.delete(folder, snapshot, np.concatenate(dead))
         snapshot, removed = deleted.snapshot, deleted.deleted
-    for slide in gone:
+    for slide in todo.gone:
         del starts[slide], digests[slide]
+    new = frozenset(todo.new)
     for part in rows.parts:
         if part.slide in new:
             starts[part.slide], digests[part.slide] = next_id, part.embeddings[name].digest
             next_id += part.n_all
-    after = Places(starts, digests, next_id)
+    after, added = Places(starts, digests, next_id), 0
     if new:
         chosen = rows.of_slides(new)
-        values, ids = chosen.lazy(name), after.ids(chosen)
+        values, ids, added = chosen.lazy(name), after.ids(chosen), len(chosen)
         groups = np.repeat(np.arange(len(chosen.parts)), [len(p) for p in chosen.parts])
+        encode = encode_on(todo.name, chosen) if encode_on is not None else None
         if snapshot is None:
-            snapshot = life.create(folder, values, spec or IndexSpec(), ids=ids, groups=groups, device=device)
+            spec = spec or IndexSpec()
+            snapshot = life.create(folder, values, spec, ids=ids, groups=groups, device=device, encode=encode)
         else:
-            snapshot = life.append(folder, snapshot, values, ids=ids, groups=groups, device=device)
+            snapshot = life.append(folder, snapshot, values, ids=ids, groups=groups, device=device, encode=encode)
     assert snapshot is not None
-    return snapshot, after, sum(len(p) for p in rows.parts if p.slide in new), removed
+    return snapshot, after, added, removed
 
 
 def find_index(store: Store, backbone: str, tiles: str | None = None, name: str | None = None) -> str | None:
@@ -293,7 +289,9 @@ def open_index(store: Store, name: str) -> OpenIndex:
         raise NotFoundError(f"no index '{name}'{near(name, known)}; run index")
     group = store.group(ref)
     snapshot = Snapshot.from_json(json.loads(group.bytes(SNAPSHOT)))
-    return OpenIndex(name, group, snapshot, Places.of(group.attrs), _local(store, group, snapshot))
+    copies = _copies(store, group, snapshot)
+    folder = copies.folder if copies is not None else Path(store.uri) / ref.prefix
+    return OpenIndex(name, group, snapshot, Places.of(group.attrs), folder, copies)
 
 
 def stale_slides(opened: OpenIndex, rows: View) -> list[str]:
@@ -323,7 +321,8 @@ def _put(writer: GroupWriter, path: Path, *, shared: bool, old: OpenIndex | None
         size, sha256 = old.group.header["files"][path.name]
         if writer.take_file(path.name, f"{old.group.ref.prefix}/{path.name}", size, sha256):
             return
-    writer.put_file(path.name, path.read_bytes())
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped, memoryview(mapped) as data:
+        writer.put_file(path.name, data)
 
 
 def _borrow(old: OpenIndex, folder: Path) -> None:
@@ -332,18 +331,16 @@ def _borrow(old: OpenIndex, folder: Path) -> None:
         (folder / record.name).symlink_to(old.folder / record.name)
 
 
-def _local(store: Store, group: Group, snapshot: Snapshot) -> Path:
-    """Return a local folder with the index's files: the group's own, or a copy of them."""
+def _copies(store: Store, group: Group, snapshot: Snapshot) -> Copies | None:
+    """Return copies of an index's files where FAISS cannot map them in place."""
     if isinstance(store.files, LocalFiles):
-        return store.files.root / group.ref.prefix
-    folder = Path(tempfile.gettempdir()) / f"histostore-index-{group.ref.attempt}"
-    folder.mkdir(exist_ok=True)
-    for record in snapshot.files():
-        if not (folder / record.name).exists():
-            partial = folder / f".{record.name}.part"
-            partial.write_bytes(group.bytes(record.name))
-            partial.replace(folder / record.name)
-    return folder
+        return None
+    from histostore.index.copies import local_copies
+    from histostore.store.objects import ObjectFiles  # brings obstore
+
+    cache = store.files.cache if isinstance(store.files, ObjectFiles) else None
+    listed = group.header["files"]
+    return local_copies(store.files, group.ref.prefix, snapshot.files(), listed, store=store.uuid, cache=cache)
 
 
 def _result(
