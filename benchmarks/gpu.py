@@ -25,6 +25,7 @@ import torchvision
 import histostore as hs
 from histostore.backbones import load_backbone
 from histostore.backbones.batch import choose_batch
+from histostore.backbones.difference import compare_engines, probe_tiles
 from histostore.index.ann import AnnIndex
 from histostore.index.build import build
 from histostore.index.engine import which_faiss
@@ -87,12 +88,16 @@ def embedding(tiles: int, rounds: int) -> bool:
     reached = True
     with tempfile.TemporaryDirectory() as folder:
         stores = {codec: tile_store(Path(folder) / codec, tiles, codec) for codec in ("jpeg", "slide")}
-        decoding(stores["jpeg"])
+        decoders = decoding(stores["jpeg"])
         for name, gate in NETWORKS:
             backbone: Any = load_backbone(name, device="cuda", precision="bfloat16")
             best, bare = bare_forward(backbone, rounds)
             say(f"{name}: bare forward {bare:,.0f} tiles/s at batch {best} (chosen for runs: "
                 f"{choose_batch(backbone, 224)}), bfloat16")  # fmt: skip
+            off = compare_engines(load_backbone(name, device="cpu"), backbone, probe_tiles(16, 224))
+            say(f"{name}: bfloat16 here beside float32 on the CPU, which share a digest: {off.text()}")
+            if decoders is not None:
+                say(f"{name}: {source_of_tiles(*decoders, bare)}")
             for codec, store in stores.items():
                 begun = time.perf_counter()
                 result = hs.tl.embed(store, backbone, batch=best, read_batch=256, read_threads=READ_THREADS)[0]
@@ -121,8 +126,8 @@ def bare_forward(backbone: Any, rounds: int) -> tuple[int, float]:
     return best, rates[best]
 
 
-def decoding(store: hs.Store) -> None:
-    """Say how fast stored tiles are decoded by the processors and by nvJPEG: would it be worth an engine of its own?"""
+def decoding(store: hs.Store) -> tuple[float, float] | None:
+    """Return how many stored tiles a second the processors decode, and how many nvJPEG; None where it is not there."""
     manifest = store.slide(store.slides()[0])
     source = StoredTiles(store.group(manifest.find("pixels")), threads=READ_THREADS)
     n = min(2048, source.n_rows)
@@ -137,8 +142,29 @@ def decoding(store: hs.Store) -> None:
         say(
             f"decoding: imagecodecs {ours:,.0f} tiles/s in {READ_THREADS} threads; nvJPEG: {str(error).splitlines()[0]}"
         )
-        return
-    say(f"decoding: imagecodecs {ours:,.0f} tiles/s in {READ_THREADS} threads, nvJPEG {theirs:,.0f}")
+        return None
+    wanted = np.stack([imagecodecs.jpeg8_decode(b.numpy().tobytes()) for b in blobs[:64]]).astype(np.int16)
+    found = torch.stack(torchvision.io.decode_jpeg(blobs[:64], device="cuda")).permute(0, 2, 3, 1).cpu().numpy()
+    off = np.abs(found - wanted)
+    say(f"decoding: imagecodecs {ours:,.0f} tiles/s in {READ_THREADS} threads, nvJPEG {theirs:,.0f}; "
+        f"{(off > 0).mean():.1%} of values differ, by {off.max()} at most")  # fmt: skip
+    return ours, theirs
+
+
+def source_of_tiles(ours: float, theirs: float, bare: float) -> str:
+    """Say whether decoding on the device would make a run faster.
+
+    The processors decode while the device computes. nvJPEG shares the device: at worst each tile takes the time of
+    both, at best (an engine of its own, as from A100 on) they overlap too.
+
+    Parameters
+    ----------
+    ours, theirs, bare
+        Tiles per second: decoded by the processors, decoded by nvJPEG, and of the bare forward pass.
+    """
+    now, worst, best = min(ours, bare), 1 / (1 / theirs + 1 / bare), min(theirs, bare)
+    verdict = "wins" if worst > now else "may win" if best > 1.05 * now else "does not win"
+    return f"decoded by processors {now:,.0f} tiles/s, by nvJPEG {worst:,.0f} to {best:,.0f}: nvJPEG {verdict} here"
 
 
 def tile_store(folder: Path, tiles: int, codec: Any) -> hs.Store:

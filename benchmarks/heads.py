@@ -1,6 +1,6 @@
 """All genes through few factors, tumour clusters from the image, and NMF's speed: the four real sections.
 
-    HISTOSTORE_REAL_DATA=… python -m benchmarks.heads [folder]
+    HISTOSTORE_REAL_DATA=… python -m benchmarks.heads [folder] [--no-autoencoder]
 
 Uses (or makes) the store of `benchmarks.real_sections` in the folder. Leave one section out, so one patient is on both
 sides: position alone and library size alone stand beside every figure. Exits 1 when a gate is missed.
@@ -8,6 +8,7 @@ sides: position alone and library size alone stand beside every figure. Exits 1 
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -163,15 +164,19 @@ def nmf_speed(Y: np.ndarray, *, k: int = 10, rounds: int = 3) -> dict[str, float
 
 def main() -> int:
     """Print the tables; return 1 when a gate is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--no-autoencoder", action="store_true", help="leave out the one that takes longest, ungated")
+    args = parser.parse_args()
     data = os.environ.get("HISTOSTORE_REAL_DATA")
     if not data:
         print("HISTOSTORE_REAL_DATA is unset: no real sections here")
         return 0
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
+        folder = args.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         cohort = sections(build(folder, Path(data)))
-    table = decoders(cohort)
+    table = decoders(cohort, autoencoder=not args.no_autoencoder)
     print("genes in over 5 % of training spots, leave one section out (one patient on both sides)")
     print(table.pivot(index="method", columns="section", values="mse").round(5).to_string())
     print(table.groupby("method")[["mse", "r"]].mean().round(5).to_string())

@@ -14,6 +14,7 @@ import torch
 from histostore.backbones import load_backbone
 from histostore.backbones.difference import compare_engines
 from histostore.backbones.dihedral import DihedralBackbone
+from histostore.backbones.engines import network_digest
 from histostore.backbones.openvino_backbone import OpenVinoBackbone
 from histostore.backbones.torch_backbone import TorchBackbone
 from histostore.errors import MissingDependencyError, SpecMismatchError, UsageError
@@ -81,7 +82,16 @@ def test_the_engine_says_openvino_and_how_far_it_is_from_torch(backbone):
     assert engine["precision"] == "float32"
     assert float(engine["off_torch"]) < 1e-5
     assert engine != plain.engine()
-    assert backbone.spec == plain.spec
+
+
+def test_its_embeddings_have_a_digest_and_a_name_of_their_own_and_torch_keeps_its(backbone):
+    plain = load_backbone(NAME, device="cpu")
+    assert backbone.spec.digest != plain.spec.digest
+    assert backbone.spec.name == f"{plain.spec.name}+openvino"
+    assert network_digest(backbone.spec) == plain.spec.digest == network_digest(plain.spec)
+    both = DihedralBackbone(backbone).spec
+    assert both.name.endswith("+openvino+dihedral")
+    assert len({both.digest, backbone.spec.digest, plain.spec.digest, DihedralBackbone(plain).spec.digest}) == 4
 
 
 def test_symmetries_are_averaged_on_it_too():

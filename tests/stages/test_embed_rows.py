@@ -121,9 +121,13 @@ def test_the_watch_tells_what_was_busy_and_the_profile_what_binds():
     told = profile.to_json()
     assert told["rows_per_s"] == 400
     assert told["share"]["forward"] == pytest.approx(watch.seconds["forward"] / 0.5, abs=1e-3)
-    assert "forward" in next(line for line in profile.text().splitlines() if "<- binds" in line)
+    first, *parts = profile.text().splitlines()
+    assert f"400 rows/s: forward binds, busy {100 * profile.share('forward'):.0f} % of the time" in first
+    assert "forward" in next(line for line in parts if "<- binds" in line)
 
 
 def test_waiting_never_binds_and_nothing_done_is_said_as_such():
     assert Profile(wall=2.0, rows=1, busy={"waiting for tiles": 1.9, "read": 1.0}).binds == "read"
-    assert Profile(wall=0.0, rows=0).to_json()["binds"] is None
+    nothing = Profile(wall=0.0, rows=0)
+    assert nothing.to_json()["binds"] is None
+    assert nothing.text() == "  0 rows in 0.0 s, 0 rows/s"

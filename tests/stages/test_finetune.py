@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from histostore.backbones import load_backbone
+from histostore.backbones.engines import converted_spec
 from histostore.backbones.finetune_spec import FinetuneSpec
 from histostore.backbones.tuned import load_for, load_tuned, seen_by, tuned_names, tuned_record
 from histostore.errors import ConflictError, DataError, HistostoreError, NotFoundError, SpecMismatchError, UsageError
@@ -210,6 +211,8 @@ def test_a_tuned_backbone_can_be_tuned_further_and_is_found_by_name(
     assert more.backbone.spec.source == "tuned:timm:test_resnet@random:0"
     assert seen_by(store, more.backbone.spec.digest)["patient"] == {"A", "B", "C"}
     assert seen_by(store, record["parent"]["digest"]) == {"slide": {"A1", "B1"}, "patient": {"A", "B"}}
+    for other in (converted_spec(more.backbone.spec), replace(more.backbone.spec, dihedral=True)):
+        assert seen_by(store, other.digest)["patient"] == {"A", "B", "C"}
     assert seen_by(store, "0" * 32) == {"slide": set(), "patient": set()}
     assert load_for(store, "more", device="cpu", dihedral=True).spec.name == "more+dihedral"
     assert load_for(store, "testing").spec.name == "testing"

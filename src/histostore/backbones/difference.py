@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histostore.backbones.engines import network_digest
 from histostore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def compare_engines(reference: Backbone, other: Backbone, tiles: NDArray[np.uint
     UsageError
         They are not the same backbone.
     """
-    if reference.spec.digest != other.spec.digest:
+    if network_digest(reference.spec) != network_digest(other.spec):
         msg = f"'{reference.spec.name}' and '{other.spec.name}' are two backbones: compare engines of one"
         raise UsageError(msg)
     a, b = (backbone.embed(tiles).astype(np.float64) for backbone in (reference, other))

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from histostore.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from histostore.protocols import Backbone
+    from histostore.specs import BackboneSpec
 
 type Engine = Literal["torch", "openvino"]
 
 ENGINES: tuple[Engine, ...] = ("torch", "openvino")
+SUFFIX = "+openvino"
+_SOURCE = "openvino:"
+
+
+def converted_spec(spec: BackboneSpec) -> BackboneSpec:
+    """Return the identity of a network that OpenVINO runs: a digest and a name of its own, with ``+openvino``.
+
+    Its embeddings are so never taken for torch's, nor joined with them: not in a view, a head or an index.
+    """
+    return replace(spec, name=spec.name + SUFFIX, source=_SOURCE + spec.source)
+
+
+def network_digest(spec: BackboneSpec) -> str:
+    """Return the digest that a backbone has on torch, whatever it runs on."""
+    return replace(spec, source=spec.source.removeprefix(_SOURCE)).digest
 
 
 def with_engine(backbone: Backbone, engine: Engine) -> Backbone:

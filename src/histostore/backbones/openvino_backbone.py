@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from histostore.backbones.difference import EngineDifference, compare_engines, probe_tiles
+from histostore.backbones.engines import converted_spec
 from histostore.backbones.overlap import PART, PartPool, nothing
 from histostore.backbones.torch_backbone import TorchBackbone, check_tiles
 from histostore.errors import SpecMismatchError, UsageError
@@ -36,8 +37,8 @@ class OpenVinoBackbone:
     """A `TorchBackbone` converted with its preprocessing: uint8 tiles in, float32 embeddings out, all in one graph.
 
     Inference is in float32, in parts of 16 tiles on one thread each, so that bits depend neither on the batch nor on
-    the number of threads. The spec is the torch backbone's; the engine says which library made the rows, and how far
-    they are from torch's.
+    the number of threads. The spec is the torch backbone's with a name and a digest of its own; the engine says which
+    library made the rows, and how far they are from torch's.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ class OpenVinoBackbone:
     """
 
     def __init__(self, backbone: TorchBackbone, *, threads: int | None = None) -> None:
-        self.spec = backbone.spec
+        self.spec = converted_spec(backbone.spec)
         self.threads = threads or backbone.threads
         self.torch = backbone
         self._core = openvino.Core()
@@ -121,7 +122,7 @@ class OpenVinoBackbone:
         found = compare_engines(self.torch, self, probe_tiles(PART, self.spec.input_px))
         if not found.cosine_min >= LEAST_COSINE:
             msg = (
-                f"backbone '{self.spec.name}': OpenVINO {openvino.__version__} gives other rows than torch "
+                f"backbone '{self.torch.spec.name}': OpenVINO {openvino.__version__} gives other rows than torch "
                 f"({found.text()}); use engine torch"
             )
             raise SpecMismatchError(msg)

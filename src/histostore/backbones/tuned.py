@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from histostore.backbones.engines import Engine, check_engine, device_for
+from histostore.backbones.dihedral import SUFFIX as DIHEDRAL
+from histostore.backbones.engines import SUFFIX as OPENVINO
+from histostore.backbones.engines import Engine, check_engine, converted_spec, device_for
 from histostore.backbones.load import finished, load_backbone
 from histostore.backbones.names import STORE
 from histostore.errors import NotFoundError, UsageError, near
@@ -57,12 +60,12 @@ def tuned_record(store: Store, name: str) -> Mapping[str, Any]:
 def seen_by(store: Store, digest: str) -> dict[str, set[str]]:
     """Return the slides and patients whose tiles a backbone was tuned on, by the digest that its embeddings carry.
 
-    Parents that were tuned in the same store count. Empty for any other backbone. A head that is scored on such a slide
-    is scored on what its features have seen.
+    On any engine, averaged over the symmetries or not. Parents that were tuned in the same store count. Empty for any
+    other backbone. A head that is scored on such a slide is scored on what its features have seen.
     """
     found: dict[str, set[str]] = {"slide": set(), "patient": set()}
     own = [store.group(ref).attrs for ref in store.manifest(BACKBONES).of_kind(KIND)]
-    by_digest = {attrs["backbone_digest"]: attrs for attrs in own}
+    by_digest = {digest: attrs for attrs in own for digest in _digests(BackboneSpec.from_json(attrs["backbone"]))}
     while attrs := by_digest.pop(digest, None):
         found["slide"] |= set(attrs["trained_on"])
         found["patient"] |= set(attrs["patients"] or ())
@@ -111,18 +114,33 @@ def load_tuned(
 def load_for(store: Store, name: str, **options: Any) -> Backbone:
     """Load a backbone by any name: ``store:NAME`` or the bare name of one of the store's own, else as `load_backbone`.
 
+    The names of embeddings work too: ``NAME+openvino`` and ``NAME+dihedral`` are NAME with that option.
+
     Raises
     ------
     UsageError
         One of the store's own was asked for with other weights.
     """
+    own = tuned_names(store)
+    for suffix, option in ((DIHEDRAL, {"dihedral": True}), (OPENVINO, {"engine": "openvino"})):
+        if name.endswith(suffix) and name.removeprefix(STORE) not in own:
+            name, options = name.removesuffix(suffix), options | option
     short = name.removeprefix(STORE)
-    if short == name and short not in tuned_names(store):
+    if short == name and short not in own:
         return load_backbone(name, **options)
     for taken in ("checkpoint", "allow_pickle"):
         if options.pop(taken, None):
             raise UsageError(f"backbone '{name}' brings its own weights: no {taken}")
     return load_tuned(store, short, **options)
+
+
+def _digests(spec: BackboneSpec) -> list[str]:
+    """Return the digests of all embeddings that a network's weights can make."""
+    return [
+        replace(engine, dihedral=dihedral).digest
+        for engine in (spec, converted_spec(spec))
+        for dihedral in (False, True)
+    ]
 
 
 def _group(store: Store, name: str) -> Group:

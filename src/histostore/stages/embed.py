@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from histostore.backbones.batch import CPU_BATCH
+from histostore.backbones.batch import CPU_BATCH, choose_batch
 from histostore.errors import ConflictError, SpecMismatchError
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.specs import EmbeddingSpec
+from histostore.stages.embed_batch import begun_batch
 from histostore.stages.embed_rows import Pass, Shard, behind, checked_rows, embed_shards
 from histostore.stages.pixels import SlideTiles, StoredTiles, plan_of, write_status
 from histostore.stages.result import StageResult, outcome
@@ -21,7 +22,7 @@ from histostore.store.codecs import RAW
 from histostore.tables import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -38,6 +39,7 @@ MPP_TOLERANCE = 0.10
 """Tiles further than this from the resolution a histology backbone declares are refused unless told otherwise."""
 
 DEFAULT_BATCH = {"cpu": CPU_BATCH, "cuda": 256}
+"""Where none was chosen, as in an estimate."""
 
 type Sealed = tuple[Ref, bool]
 """A sealed group, and whether an attempt was gone on with."""
@@ -68,7 +70,8 @@ def embed(
         Which tile set; may be left out where there is one.
     batch
         Tiles per forward pass. Part of the engine: batches are cut from the start of the shard and the last is
-        padded, so a row's batch-mates depend on its index alone.
+        padded, so a row's batch-mates depend on its index alone. By default that of the attempt that is gone on with;
+        else 32 on a CPU, and on CUDA what `choose_batch` measures before the first shard.
     read_batch, read_threads
         Tiles per read, and threads that read and decode; they never change a value.
     allow_mpp
@@ -157,6 +160,8 @@ class Embedding:
     inputs: Mapping[str, str]
     spec: EmbeddingSpec
     batch: int | None
+    batches: dict[str, int] = field(default_factory=dict)
+    """Tiles per forward pass of each backbone, by its digest, once its group was begun: the same on all workers."""
 
     def name(self, backbone: BackboneSpec) -> str:
         """Return the name of its embeddings."""
@@ -178,6 +183,10 @@ class Embedding:
         """Return how many tiles go through a backbone at a time."""
         device = str(engine.get("device", "cpu"))
         return self.batch or DEFAULT_BATCH.get(device.split(":")[0], DEFAULT_BATCH["cpu"])
+
+    def passes(self, backbones: Sequence[Backbone]) -> list[Pass]:
+        """Return backbones with the batches that were settled when their groups were begun."""
+        return [Pass(b, self.batches.get(b.spec.digest) or self.batch_of(b.engine())) for b in backbones]
 
     def check(self, store: Store, backbone: BackboneSpec, *, allow_mpp: bool) -> None:
         """Refuse tiles of another resolution than the backbone declares."""
@@ -211,14 +220,24 @@ class Embedding:
         ]
 
     def begin(
-        self, store: Store, backbone: BackboneSpec, engine: Mapping[str, Any], *, n_rows: int, decoder: str
-    ) -> GroupWriter:
-        """Start, or go on with, its group; the array is declared where it is not sealed."""
-        made_by = {**engine, "batch": self.batch_of(engine), "decoder": decoder}
+        self, store: Store, backbone: BackboneSpec, engine: Mapping[str, Any], *, n_rows: int, decoder: str,
+        choose: Callable[[], int] | None = None,
+    ) -> GroupWriter:  # fmt: skip
+        """Start, or go on with, its group; the array is declared where it is not sealed.
+
+        The batch is settled here: the one that was asked for, else that of an attempt to go on with, else what `choose`
+        returns or the engine brings along.
+        """
+        made_by = {**engine, "batch": self.batch, "decoder": decoder}
+        spec = self._spec_json(backbone)
+        if self.batch is None:
+            digest = store.digest("embeddings", spec=spec, inputs=self.inputs)
+            begun = begun_batch(store.files, self.slide, digest, made_by)
+            made_by["batch"] = begun or (choose() if choose else engine.get("batch") or self.batch_of(engine))
+        self.batches[backbone.digest] = made_by["batch"]
         writer = store.begin(
-            self.slide, "embeddings", self.name(backbone),
-            spec=self._spec_json(backbone), inputs=self.inputs, engine=made_by,
-        )  # fmt: skip
+            self.slide, "embeddings", self.name(backbone), spec=spec, inputs=self.inputs, engine=made_by
+        )
         if writer.sealed is None:
             writer.create("embedding", self.layout(backbone, n_rows))
         return writer
@@ -284,7 +303,7 @@ def embed_shard(
         ``(k,)`` uint8 status.
     """
     rows = embedding.layout(backbones[0].spec, source.n_rows).shard_range(shard)
-    one = Shard(*rows, [Pass(b, embedding.batch_of(b.engine())) for b in backbones])
+    one = Shard(*rows, embedding.passes(backbones))
     (made,) = embed_shards(source, [one], read_batch=read_batch, watch=watch)
     return embedding.stored(made), made.status
 
@@ -300,11 +319,14 @@ def _write(
 ) -> list[Sealed]:
     """Write every missing shard and seal: each needed tile is read once for all backbones."""
     n_rows, layout = source.n_rows, embedding.layout(backbones[0].spec, source.n_rows)
+    px = int(store.group(embedding.tiles).attrs["out_px"])
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(embedding.begin(store, b.spec, b.engine(), n_rows=n_rows, decoder=source.decoder))
-            for b in backbones
-        ]
+
+        def begin(backbone: Backbone) -> GroupWriter:
+            engine, choose = backbone.engine(), partial(choose_batch, backbone, px)
+            return embedding.begin(store, backbone.spec, engine, n_rows=n_rows, decoder=source.decoder, choose=choose)
+
+        writers = [stack.enter_context(begin(b)) for b in backbones]
         pending = [set(w.pending("embedding")) if w.sealed is None else set() for w in writers]
         todo = sum(b - a for shards in pending for a, b in map(layout.shard_range, shards))
         total = n_rows * len(writers)
@@ -312,7 +334,7 @@ def _write(
         progress.start(f"embed {embedding.slide} {names}", total, done=total - todo)
         order = sorted(set().union(*pending))
         mine = [[i for i, shards in enumerate(pending) if shard in shards] for shard in order]
-        passes = [Pass(b, embedding.batch_of(b.engine())) for b in backbones]
+        passes = embedding.passes(backbones)
 
         def write(shard: int, indices: Sequence[int], made: EmbeddedShard) -> None:
             for i, values in zip(indices, embedding.stored(made), strict=True):

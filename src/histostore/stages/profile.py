@@ -46,8 +46,11 @@ class Profile:
         }
 
     def text(self) -> str:
-        """Return a small table, one line per part, the one that binds marked."""
-        lines = [f"  {self.rows:,} rows in {self.wall:.1f} s, {self.rows / max(self.wall, 1e-9):,.0f} rows/s"]
+        """Return one line that names the part that binds, and below it one per part."""
+        head = f"  {self.rows:,} rows in {self.wall:.1f} s, {self.rows / max(self.wall, 1e-9):,.0f} rows/s"
+        if (binds := self.binds) is not None:
+            head += f": {binds} binds, busy {100 * self.share(binds):.0f} % of the time"
+        lines = [head]
         for part, seconds in sorted(self.busy.items(), key=lambda item: -item[1]):
             mark = "  <- binds" if part == self.binds else ""
             lines.append(f"  {part:<18} {seconds:8.1f} s {100 * self.share(part):4.0f} %{mark}")
