@@ -15,13 +15,13 @@ ROOT = Path(histostore.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors", "ids", "units"),
-    ("specs", "protocols", "tables", "progress", "where", "head_specs"),
+    ("specs", "protocols", "tables", "progress", "where", "head_specs", "staged"),
     ("schema",),
     ("store",),
     ("slides", "tiles", "io", "backbones", "heads", "index", "pl", "report", "genes", "fetch"),
     ("content",),
     ("part",),
-    ("blocks",),
+    ("blocks", "opening", "row_filter", "embedding_rows"),
     ("view", "adata", "lazy"),
     ("cohort",),
     ("stages",),

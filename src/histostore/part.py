@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CALL, PROBABILITY = "call_", "p_"
 """Before a classifier's name: the class it calls, and the probability of the positive (of several: of that) class."""
+_ALWAYS = frozenset(("slide", "library_id", "x", "y", "x_um", "y_um", "barcode"))
 _POINT_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col")
 _TILE_COLUMNS = ("tile_id", "tissue")
 _COUNT_COLUMNS = ("n_counts", "n_genes")
@@ -124,8 +125,31 @@ class Part:
     def _pixels(self) -> Ref | None:
         return self.manifest.get("pixels", self.tiles.name) if self.tiles is not None else None
 
+    def selected(self, keep: NDArray[np.int64]) -> Part:
+        """Return some of the rows, by number among these; what was read already is shared, not read again."""
+        other = self._twin()
+        other.rows = keep if self.rows is None else self.rows[keep]
+        return other
+
+    def _twin(self) -> Part:
+        other = object.__new__(Part)  # several times as fast as dataclasses.replace, and cohorts have thousands
+        vars(other).update(vars(self))
+        return other
+
+    def forgotten(self) -> Part:
+        """Return the same rows with no group open and none of their values kept."""
+        other = self._twin()
+        other._groups = {}
+        for name in vars(self).keys() - _LIGHT:
+            del vars(other)[name]
+        return other
+
     def columns(self) -> list[str]:
         """Return the names of all columns, cheaply."""
+        return list(self._columns)
+
+    @cached_property
+    def _columns(self) -> Mapping[str, None]:
         names = ["slide", *self.meta["fields"], "library_id", "x", "y", "x_um", "y_um", *_POINT_COLUMNS[:1]]
         points = self.group(self.points)
         names += [c for c in _POINT_COLUMNS[1:] if points.has(c)]
@@ -139,7 +163,7 @@ class Part:
         names += [f"region_{r.name}" for r in self.manifest.of_kind("regions")]
         for ref in self._called():
             names += [f"{prefix}{ref.name.rpartition('/')[2]}" for prefix in (CALL, PROBABILITY)]
-        return list(dict.fromkeys(names))
+        return dict.fromkeys(names)
 
     def _called(self) -> list[Ref]:
         """Return the predictions of classifiers for these tiles."""
@@ -162,7 +186,9 @@ class Part:
 
     def has(self, name: str) -> bool:
         """Whether there is a column of that name, or else counts of a gene."""
-        return name in self.columns() or name in self.genes
+        if name in _ALWAYS or name in self.meta["fields"]:
+            return True  # without opening the points, which may have more
+        return name in self._columns or name in self.genes
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one column for the selected rows; the raw counts of a gene where no column has that name.
@@ -244,3 +270,7 @@ class Part:
         edge0 = float(self.group(self.tiles).attrs["edge0"])
         labels = label_points(annotations, self.xy, edge0, rule="overlap", share=self.region_share)
         return np.asarray(labels, dtype=object)
+
+
+_LIGHT = frozenset((*(f.name for f in fields(Part)), "n_all", "meta"))
+"""What a part that has forgotten its rows still knows."""

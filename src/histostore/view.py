@@ -5,23 +5,23 @@ Opening a view reads manifests and headers; rows are read when they are asked fo
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histostore.blocks.slide_rows import SlideRows
+from histostore.embedding_rows import EmbeddingRows
 from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.genes import join_genes, stack_counts
-from histostore.heads.rows import RowSource
-from histostore.part import Part
+from histostore.opening import open_parts
+from histostore.row_filter import passing, which
 from histostore.store.catalog import known_slides
 from histostore.tables import Report
 from histostore.where import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     import dask.array as da
     import pandas as pd
@@ -30,15 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.genes import Genes
-    from histostore.store.catalog_entries import Known
-    from histostore.store.manifest import Manifest, Ref
+    from histostore.part import Part
     from histostore.store.store import Store
-
-RELEASE_BYTES = 1 << 28
-"""Pages of embeddings that a process keeps mapped while it reads on: 256 MiB of what was asked for."""
-
-SPOTS = "spots"
-"""The points that a slide's counts are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +90,13 @@ class View:
         for name in condition.names:
             if not any(p.has(name) for p in self.parts):
                 raise NotFoundError(f"where: no column '{name}'{self._near(name)}")
-        of_slides = _slide_columns(self.parts, condition.names)
-        if of_slides is not None:
-            passed = condition.mask(len(self.parts), of_slides.__getitem__)
-            none = np.zeros(0, dtype=np.int64)
-            parts = [p if whole else _selected(p, none) for p, whole in zip(self.parts, passed.tolist(), strict=True)]
-        else:
-            parts = [_passing(part, condition) for part in self.parts]
+        parts = passing(self.parts, condition)
         left = len(self) - sum(map(len, parts))
         return replace(self, parts=tuple(parts), report=self.report.merged(Report({"rows left out by where": left})))
 
     def mask(self, text: str) -> NDArray[np.bool_]:
         """Return ``(n,)`` True where a row passes a filter (see `where`)."""
-        out = []
-        for part, passed in zip(self.parts, self.where(text).parts, strict=True):
-            mine = np.arange(part.n_all) if part.rows is None else part.rows
-            out.append(np.isin(mine, passed.rows) if passed.rows is not None else np.ones(len(mine), dtype=bool))
+        out = [which(part, passed) for part, passed in zip(self.parts, self.where(text).parts, strict=True)]
         return np.concatenate(out) if out else np.zeros(0, dtype=bool)
 
     def of_slides(self, slides: Collection[str]) -> View:
@@ -124,7 +108,7 @@ class View:
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else np.asarray(rows)
         bounds = np.cumsum([0, *map(len, self.parts)])
         parts = [
-            _selected(p, rows[(rows >= a) & (rows < b)] - a)
+            p.selected(rows[(rows >= a) & (rows < b)] - a)
             for p, a, b in zip(self.parts, bounds, bounds[1:], strict=False)
         ]
         return replace(self, parts=tuple(parts))
@@ -146,13 +130,13 @@ class View:
         source = self.lazy(backbone)
         return source[slice(None) if rows is None else np.asarray(rows, dtype=np.int64)]
 
-    def lazy(self, backbone: str | None = None) -> ViewRows:
+    def lazy(self, backbone: str | None = None) -> EmbeddingRows:
         """Return the embeddings as a row source ``(n, d)``: ``source[rows]`` reads those rows, nothing is kept."""
-        return ViewRows(self, self.embedding_name(backbone))
+        return EmbeddingRows(self.parts, self.embedding_name(backbone))
 
     def forgotten(self) -> View:
         """Return the same rows with nothing read yet: ids, counts and columns that parts keep are let go of."""
-        return replace(self, parts=tuple(replace(p, _groups={}) for p in self.parts))
+        return replace(self, parts=tuple(p.forgotten() for p in self.parts))
 
     def batches(
         self, size: int, *, backbone: str | None = None, seed: int | None = None, epoch: int = 0
@@ -285,56 +269,6 @@ class View:
         return name
 
 
-class ViewRows(RowSource):
-    """Embeddings of a view, read when asked for; the memory of what was read is given back as it goes on."""
-
-    def __init__(self, view: View, backbone: str) -> None:
-        self._readers = [p.group(p.embeddings[backbone]).array("embedding") for p in view.parts]
-        self._chosen = [p.rows for p in view.parts]
-        self._bounds = np.cumsum([0, *map(len, view.parts)])
-        self._width = int(view.parts[0].group(view.parts[0].embeddings[backbone]).attrs["dim"])
-        self._read = 0
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and features."""
-        return int(self._bounds[-1]), self._width
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type that the embeddings are stored in."""
-        return self._readers[0].dtype
-
-    def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[Any]:
-        n, bounds = len(self), self._bounds
-        if isinstance(rows, slice):
-            start, stop, _ = rows.indices(n)
-            out = np.empty((max(0, stop - start), self._width), dtype=self.dtype)
-            for at, (first, last) in enumerate(itertools.pairwise(bounds)):
-                a, b = max(start, first), min(stop, last)
-                if a < b:
-                    self._fill(out, slice(a - start, b - start), at, slice(a - first, b - first))
-            return out
-        if len(rows) and (rows.min() < 0 or rows.max() >= n):
-            raise IndexError(f"rows {rows.min()}..{rows.max()} of a view of {n}")
-        out = np.empty((len(rows), self._width), dtype=self.dtype)
-        part_of = np.searchsorted(bounds, rows, side="right") - 1
-        for at in np.unique(part_of):
-            mine = np.flatnonzero(part_of == at)
-            self._fill(out, mine, int(at), rows[mine] - bounds[at])
-        return out
-
-    def _fill(self, out: NDArray[Any], places: Any, at: int, local: Any) -> None:
-        """Read rows of one slide into their places, and let go of old pages from time to time."""
-        chosen = self._chosen[at]
-        out[places] = self._readers[at].read(local if chosen is None else chosen[local])
-        self._read += len(out[places]) * self._width * out.itemsize
-        if self._read > RELEASE_BYTES:
-            self._read = 0
-            for reader in self._readers:
-                reader.release()
-
-
 def _all(part: Part) -> NDArray[np.int64] | slice:
     return slice(None) if part.rows is None else part.rows
 
@@ -342,38 +276,9 @@ def _all(part: Part) -> NDArray[np.int64] | slice:
 def _counted(part: Part) -> Part:
     """Return the rows that have counts; the counts themselves are not read for that."""
     if part.expression is None:
-        return _selected(part, np.zeros(0, dtype=np.int64))
+        return part.selected(np.zeros(0, dtype=np.int64))
     rows = SlideRows.of(part).open(part.store)
-    return part if rows.all_counted else _selected(part, np.flatnonzero(rows.count_row >= 0))
-
-
-def _slide_columns(parts: Sequence[Part], names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-    """Return one value per slide of each column; None where a column is not of slides as a whole."""
-    found: dict[str, NDArray[Any]] = {}
-    for name in names:
-        values = np.empty(len(parts), dtype=object)
-        for at, part in enumerate(parts):
-            values[at] = part.slide_value(name)
-            if values[at] is ...:
-                return None
-        found[name] = values
-    return found
-
-
-def _passing(part: Part, condition: Where) -> Part:
-    def column(name: str) -> NDArray[Any]:
-        return part.column(name) if part.has(name) else np.full(len(part), None)
-
-    return _selected(part, np.flatnonzero(condition.mask(len(part), column)))
-
-
-def _selected(part: Part, keep: NDArray[np.int64]) -> Part:
-    rows = keep if part.rows is None else part.rows[keep]
-    other = replace(part, rows=rows)
-    for name, value in vars(part).items():  # what was read already is shared, not read again
-        if name not in ("rows",):
-            vars(other)[name] = value
-    return other
+    return part if rows.all_counted else part.selected(np.flatnonzero(rows.count_row >= 0))
 
 
 def view(
@@ -414,64 +319,6 @@ def view(
     if isinstance(genes, str) and genes not in ("outer", "inner"):
         raise UsageError(f"genes is '{genes}', not 'outer', 'inner' or a list of genes")
     known = known_slides(store, slides)
-    if not known:
-        raise NotFoundError(f"no slides in {store.uri}; ingest one first")
-    if region_share is not None and not 0 < region_share <= 1:
-        raise UsageError(f"region_share is {region_share}, outside 0-1")
-    parts = tuple(_part(store, slide, wanted, tiles, region_share) for slide in known)
-    names = tuple(parts[0].embeddings)
-    _same_backbones(parts, names)
-    join = genes if isinstance(genes, str) else tuple(genes)
-    opened = View(parts, names, join, Report())
+    parts = open_parts(store, known, backbones=wanted, tiles=tiles, region_share=region_share)
+    opened = View(parts, tuple(parts[0].embeddings), genes if isinstance(genes, str) else tuple(genes), Report())
     return opened.where(where) if where is not None else opened
-
-
-def _part(store: Store, known: Known, wanted: list[str], tiles: str | None, region_share: float | None) -> Part:
-    manifest, headers = known
-    embeddings: dict[str, Ref] = {}
-    for name in wanted:
-        ref = _embedding(manifest, name, tiles)
-        tiles, _, short = ref.name.rpartition("/")
-        embeddings[short] = ref
-    tiles_ref = manifest.find("tiles", tiles) if tiles is not None else None
-    points = SPOTS
-    if tiles_ref is not None:
-        about = headers.get(tiles_ref.key)
-        attrs = about.attrs if about is not None and about.attrs is not None else store.group(tiles_ref).attrs
-        points = str(attrs["points"])
-    return Part(
-        store=store,
-        manifest=manifest,
-        tiles=tiles_ref,
-        points=manifest.find("points", points),
-        embeddings=embeddings,
-        # counts are of the assay's own spots: the id of a grid cell ("7x12") may be that of a spot elsewhere
-        expression=manifest.get("expression", "counts") if points == SPOTS else None,
-        region_share=region_share,
-        headers=headers,
-    )
-
-
-def _embedding(manifest: Manifest, backbone: str, tiles: str | None) -> Ref:
-    refs = manifest.of_kind("embeddings")
-    hits = [r for r in refs if r.name == backbone or r.name.rpartition("/")[2] == backbone]
-    if tiles is not None:
-        hits = [r for r in hits if r.name.rpartition("/")[0] == tiles]
-    if len(hits) == 1:
-        return hits[0]
-    names = [r.name for r in refs]
-    if hits:
-        sets = ", ".join(sorted(r.name.rpartition("/")[0] for r in hits))
-        raise NotFoundError(
-            f"slide '{manifest.owner}' has '{backbone}' on several tile sets: give tiles, one of {sets}"
-        )
-    have = f"it has {', '.join(names)}" if names else "it has none; run embed"
-    raise NotFoundError(f"slide '{manifest.owner}' has no embeddings '{backbone}'{near(backbone, names)}; {have}")
-
-
-def _same_backbones(parts: Sequence[Part], names: Sequence[str]) -> None:
-    for name in names:
-        digests: Mapping[str, str] = {p.slide: p.attrs(p.embeddings[name])["backbone_digest"] for p in parts}
-        if len(set(digests.values())) > 1:
-            listed = ", ".join(f"{s} {d[:8]}" for s, d in digests.items())
-            raise DataError(f"'{name}' is not the same backbone on all slides ({listed}); embed them again with one")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from histostore.errors import StorageError, UsageError
+from histostore.errors import UsageError
 from histostore.report import Section, write_report
 
 EVIL = "<script>alert('1')</script>\"'><img src=x onerror=alert(1)>&"
@@ -142,5 +142,5 @@ def test_a_report_replaces_the_old_one_whole_and_is_readable_by_others(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path):
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(UsageError, match="there is no folder"):
         write_report(tmp_path / "none" / "r.html", title="x", sections=[])

@@ -154,6 +154,7 @@ def test_several_queries_are_answered_one_after_the_other(api: Client, store: hs
         {"diversity": 0.7},
         {"max_distance": 0.02},
         {"expressing": ["GENE001"], "expression_weight": 0.9},
+        {"expression_weight": 0.9, "expressing": {"GENE001": 2.5, "GENE002": -1}},
         {"exact": True, "metric": "l2"},
     ],
     ids=lambda options: next(iter(options)),
@@ -163,7 +164,9 @@ def test_what_the_library_can_be_asked_the_server_can(
 ) -> None:
     same = {name: value for name, value in options.items() if name != "exact"}
     if "expressing" in same:
-        same["expressing"] = options["expressing"] = [sorted(store.view().parts[0].genes)[0]]
+        genes, asked = sorted(store.view().parts[0].genes), options["expressing"]
+        known = dict(zip(genes, asked.values(), strict=False)) if isinstance(asked, dict) else genes[:1]
+        same["expressing"] = options["expressing"] = known
     true = hs.tl.search(store, slide="A1", spot=spots[0], k=8, index=False, **same).table
     said = api.search(query={"slide": "A1", "spot": spots[0]}, k=8, **options).json()
     assert [h["id"] for h in said["hits"]] == true.index.tolist()

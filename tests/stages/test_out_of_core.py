@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from benchmarks.out_of_core import BACKBONE, write_store
+from histostore.embedding_rows import RELEASE_BYTES
 from histostore.errors import UsageError
 from histostore.head_specs import HeadSpec, PanelSpec, SplitSpec
 from histostore.heads.evaluate import cross_validate
 from histostore.heads.rows import RowSource
 from histostore.stages.fit import fit
 from histostore.stages.training_data import training_data
-from histostore.view import RELEASE_BYTES, view
+from histostore.view import view
 
 SLIDES, ROWS, DIM = 4, 8_000, 256
 N = SLIDES * ROWS

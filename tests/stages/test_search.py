@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import scanpy as sc
 
 import histostore as hs
 from histostore.errors import CorruptionError, HistostoreError
+from histostore.stages.hits import column_at
 from histostore.stages.index import open_index
 
 
@@ -52,6 +55,33 @@ def test_a_spot_is_not_its_own_answer_and_its_slide_can_be_left_out(store, rows)
     others = hs.tl.search(store, slide="A1", spot=spots, k=3, exclude_same="slide")
     assert set(others.table["slide"]) == {"B1"}
     assert others.table["query"].nunique() == 2
+
+
+def test_a_view_that_is_open_already_is_searched_as_one_that_is_opened(store, rows):
+    spot = str(rows.of_slides(["B1"]).column("barcode")[3])
+    asked = {"slide": "B1", "spot": spot, "k": 6, "where": "n_counts > 0", "columns": ["patient", "in_tissue"]}
+    for _ in range(2):
+        pd.testing.assert_frame_equal(hs.tl.search(store, rows=rows, **asked).table, hs.tl.search(store, **asked).table)
+    for wrong in ({"backbone": "testing"}, {"slides": ["A1"]}):
+        with pytest.raises(HistostoreError, match="give rows, or these"):
+            hs.tl.search(store, rows=rows, **wrong, **asked)
+    with pytest.raises(HistostoreError, match="choose among them by where"):
+        hs.tl.search(store, rows=rows.where("slide == 'A1'"), **asked)
+
+
+def test_columns_of_hits_are_those_of_the_whole_view(rows):
+    chosen = np.array([45, 3, 44, 7, 3])
+    first, second = rows.parts
+    bare = {key: ref for key, ref in first.manifest.entries.items() if ref.kind not in ("labels", "regions")}
+    first = replace(first.forgotten(), manifest=replace(first.manifest, entries=bare), expression=None)
+    for view in (rows, replace(rows, parts=(first, second))):
+        for some in (chosen, chosen[:0], np.array([2, 1]), np.array([41])):
+            for name in [*view.columns(), "MORPH001"]:
+                expected, found = view.column(name)[some], column_at(view, name, some)
+                np.testing.assert_array_equal(found, expected, err_msg=name)
+                assert found.dtype == expected.dtype, name
+    with pytest.raises(HistostoreError, match="no column 'nothing'"):
+        column_at(rows, "nothing", chosen)
 
 
 def test_a_radius_keeps_the_neighbourhood_out(store, rows):
@@ -115,6 +145,25 @@ def test_answers_are_capped_spread_cut_off_and_chosen_by_expression(store, rows)
         loud.table["MORPH001"].mean()
         > hs.tl.search(store, vector=vector, k=6, columns=["MORPH001"]).table["MORPH001"].mean()
     )
+
+
+def test_genes_count_as_much_as_they_are_told_to(store, rows):
+    vector = rows.numpy()[5].astype(np.float32)
+
+    def ranked(expressing):
+        asked = {"vector": vector, "k": 40, "expressing": expressing, "expression_weight": 1.0}
+        return hs.tl.search(store, columns=["MORPH001", "MORPH002"], **asked).table
+
+    counts = ranked(["MORPH001"])
+    for weights in ({"MORPH001": 1, "MORPH002": 3}, {"MORPH001": -2, "MORPH002": 0.5}):
+        found = ranked(weights)
+        score = sum(w * np.log1p(found[g].to_numpy(np.float64)) for g, w in weights.items())
+        assert (np.diff(score) <= 1e-12).all()
+        assert found.index.tolist() != counts.index.tolist()
+    assert ranked(types.MappingProxyType({"MORPH001": 1.0})).index.tolist() == counts.index.tolist()
+    for wrong, said in (({"MORPH001": np.nan}, "'MORPH001' is nan"), ({"MORPH001": 0}, "all weights are 0")):
+        with pytest.raises(HistostoreError, match=said):
+            ranked(wrong)
 
 
 def test_hits_become_anndata_and_a_prediction_with_spread(store, rows):

@@ -15,7 +15,7 @@ import numpy as np
 
 from histostore.errors import DataError, UsageError
 from histostore.io.check import first_few, repeated
-from histostore.io.staged import write_text
+from histostore.staged import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.errors import UsageError
-from histostore.io.staged import write_text
+from histostore.staged import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -21,6 +21,7 @@ from histostore.recipes.folders import RunFolder, columns_of, plain, read_run
 from histostore.recipes.recipe import Recipe, Results, RunReport, load_recipe, one_line
 from histostore.recipes.settings import resolve, to_json
 from histostore.specs import digest_of
+from histostore.store.object_address import is_object_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +36,8 @@ BROUGHT_IN = ("source", "meta", "points", "expression", "labels", "regions")
 
 
 def runs_beside(store: str | Path | None) -> Path:
-    """Return where runs go by default: ``runs/`` beside the store, or here."""
-    if store is None:
+    """Return where runs go by default: ``runs/`` beside the store; here without one, and of one in a bucket."""
+    if store is None or is_object_address(store):
         return Path("runs")
     path = Path(store)
     return (path if path.name not in ("", "..") else path.resolve()).parent / "runs"
@@ -59,13 +60,13 @@ def run(
     recipe
         A `Recipe`, or the pipeline file that has one.
     store
-        The store, or its path; None for a recipe that needs none.
+        The store, or where it lies (a folder, ``s3://bucket/prefix``); None for a recipe that needs none.
     settings
         The recipe's settings object, or a mapping of those that differ from its defaults (values or text).
     name
         Name of the run; by default the recipe's and the first digits of what was asked.
     out
-        Folder of runs; by default ``runs/`` beside the store.
+        Folder of runs; by default ``runs/`` beside the store, or here where that is in a bucket.
     again
         Redo it although it is there, and replace one of that name that was asked something else.
 
@@ -85,7 +86,7 @@ def run(
     """
     job = job_of(recipe, store, settings)
     name = check_slug(name or f"{job.recipe.name}-{job.digest[:8]}", "run name")
-    root = Path(out) if out is not None else runs_beside(job.store_path)
+    root = Path(out) if out is not None else runs_beside(job.place)
     return run_job(job, root / name, name, again=again, progress=progress or Silent())
 
 
@@ -95,7 +96,8 @@ class Job:
 
     recipe: Recipe
     store: Store | None
-    store_path: Path | None
+    place: str | None
+    """Where the store lies, as it was asked for: a folder, or ``s3://bucket/prefix``."""
     settings: Any
     facts: Mapping[str, Any]
     """All that makes it another run: recipe, its file, settings, store, what was brought into the store."""
@@ -107,16 +109,16 @@ class Job:
 
 
 def job_of(
-    recipe: Recipe | str | Path, store: Store | str | Path | None, settings: Any, store_path: Path | None = None
+    recipe: Recipe | str | Path, store: Store | str | Path | None, settings: Any, place: str | None = None
 ) -> Job:
     """Resolve and check what is asked; nothing is written."""
     if isinstance(recipe, str | Path):
         recipe = load_recipe(recipe)
     if isinstance(store, str | Path):
-        store_path = Path(store)
+        place = str(store)
         store = face.open(store)
-    elif store is not None and store_path is None:
-        store_path = Path(store.uri)
+    elif store is not None and place is None:
+        place = store.uri
     if recipe.needs_store and store is None:
         raise UsageError(f"recipe '{recipe.name}' needs a store; give one with --store")
     if settings is None or not isinstance(settings, recipe.settings):
@@ -127,7 +129,7 @@ def job_of(
         "settings": to_json(settings),
         "store": None if store is None else {"name": store.name, "uuid": store.uuid, **_inputs(store)},
     }
-    return Job(recipe=recipe, store=store, store_path=store_path, settings=settings, facts=facts)
+    return Job(recipe=recipe, store=store, place=place, settings=settings, facts=facts)
 
 
 def _inputs(store: Store) -> dict[str, Any]:
@@ -227,7 +229,7 @@ def _without_paths(value: Any, job: Job) -> Any:
         case list():
             return [_without_paths(v, job) for v in value]
         case str():
-            known = [(str(Path(job.store.uri)), "<store>")] if job.store is not None else []
+            known = [(job.store.uri, "<store>")] if job.store is not None else []
             for path, said in (*known, (os.getcwd(), "."), (str(Path.home()), "~")):  # noqa: PTH109
                 value = value.replace(path, said) if len(path) > 1 else value
     return value

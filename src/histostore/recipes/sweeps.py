@@ -66,9 +66,9 @@ def sweep(
     if not grid or not all(grid.values()):
         raise UsageError("a sweep needs at least one setting with its values")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    jobs = [job_of(base.recipe, base.store, to_json(base.settings) | point, base.store_path) for point in points]
+    jobs = [job_of(base.recipe, base.store, to_json(base.settings) | point, base.place) for point in points]
     name = check_slug(name or f"{base.recipe.name}-sweep-{digest_of([j.digest for j in jobs])[:8]}", "run name")
-    root = Path(out) if out is not None else runs_beside(base.store_path)
+    root = Path(out) if out is not None else runs_beside(base.place)
     folder = root / name
     if (folder / RECORD).exists():
         raise ConflictError(f"{folder} holds a single run; choose another name for the sweep")

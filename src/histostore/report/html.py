@@ -5,19 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from histostore.errors import StorageError, UsageError
+from histostore.errors import UsageError
 from histostore.report.tables import page_table
+from histostore.staged import write_text
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
@@ -81,9 +81,9 @@ def write_report(
     Raises
     ------
     UsageError
-        The appendix is no JSON, or the bytes of a figure are no PNG.
+        The appendix is no JSON, the bytes of a figure are no PNG, or there is no such folder.
     StorageError
-        The file cannot be written.
+        The disk refuses; what was there stays as it was.
     """
     environment = Environment(
         loader=PackageLoader("histostore.report", "."),
@@ -100,7 +100,7 @@ def write_report(
         parts=[_part(number, section, digits) for number, section in enumerate(sections, start=1)],
         appendix=_json(appendix),
     )
-    return _replace(Path(path), page)
+    return write_text(Path(path), [page], overwrite=True)
 
 
 def _part(number: int, section: Section, digits: int) -> _Part:
@@ -140,25 +140,3 @@ def _json(appendix: Mapping[str, Any] | None) -> str:
     except (TypeError, ValueError) as error:
         msg = f"the appendix is no plain JSON ({error}); give str, numbers, lists and dicts"
         raise UsageError(msg) from error
-
-
-def _replace(path: Path, page: str) -> Path:
-    """Write beside the target, then move over it: who reads it sees the old report or the new one."""
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(page)
-        # a temporary file is for its owner alone; a report is as any other file
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        msg = f"cannot write '{path}': {error.strerror or error}; choose a folder that exists and can be written"
-        raise StorageError(msg) from error
-    return path

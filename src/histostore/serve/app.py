@@ -130,7 +130,7 @@ class _Service:
     ) -> Response:
         try:
             asked = _asked(op, path, query, body)
-            made = self._read(self._answers[op.name], asked)
+            made = self._read(self._answers[op.name], asked, now=op.lane == "searches")
         except HistostoreError as error:
             problem = problem_of(error, self._uri)
             if problem.status >= 500:
@@ -143,9 +143,9 @@ class _Service:
             return Response(status_code=304, headers=headers)
         return Response(made.data, media_type=made.media, headers=headers)
 
-    def _read(self, answer: Answer, asked: dict[str, Any]) -> dict[str, Any] | Picture:
+    def _read(self, answer: Answer, asked: dict[str, Any], *, now: bool) -> dict[str, Any] | Picture:
         """Answer from one snapshot; once more where that one is no longer there to be read."""
-        snapshot: Snapshot = self._watched.snapshot()
+        snapshot: Snapshot = self._watched.snapshot(now=now)
         try:
             return answer(snapshot, **asked)
         except CorruptionError:

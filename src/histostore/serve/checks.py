@@ -68,7 +68,11 @@ def checked(schema: Schema, value: Any, name: str) -> Any:
     UsageError
         It does not fit: the first difference is told.
     """
+    if "type" not in schema and "oneOf" in schema:
+        schema = _of_its_type(schema["oneOf"], value, name)
     match schema.get("type"):
+        case "object" if "properties" not in schema and "oneOf" not in schema:
+            return _by_name(schema, value, name)
         case "object":
             return _object(schema, value, name)
         case "array":
@@ -117,6 +121,27 @@ def _object(schema: Schema, value: Any, name: str) -> dict[str, Any]:
         elif "default" in of:
             found[field] = of["default"]
     return found
+
+
+def _of_its_type(options: list[Schema], value: Any, name: str) -> Schema:
+    """Return the one alternative, a list or an object, that a value can be."""
+    kinds: Mapping[str, type] = {"array": list, "object": dict}
+    fit = [option for option in options if isinstance(value, kinds[option["type"]])]
+    if not fit:
+        _refuse(name, value, " or ".join(_JSON_NAMES[kinds[o["type"]]] for o in options))
+    return fit[0]
+
+
+def _by_name(schema: Schema, value: Any, name: str) -> dict[str, Any]:
+    """Check an object whose names are the client's own."""
+    if not isinstance(value, dict):
+        _refuse(name, value, "an object")
+    least, most = schema.get("minProperties", 0), schema["maxProperties"]
+    if not least <= len(value) <= most:
+        raise UsageError(f"{name} has {len(value)} names, not {least}-{most}")
+    for own in value:
+        checked({"type": "string", **schema["propertyNames"]}, own, f"a name in {name}")
+    return {own: checked(schema["additionalProperties"], v, f"{name}.{own[:_SHOWN]}") for own, v in value.items()}
 
 
 def _alternative(options: list[Schema], value: dict[str, Any], name: str) -> Schema:

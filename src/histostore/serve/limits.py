@@ -37,7 +37,7 @@ class Limits:
     body_s: float = 15.0
     """For a client to send its body."""
     refresh_s: float = 0.5
-    """How old the server's view of the manifests may be."""
+    """How old the server's view of the manifests may be; a search looks at them anew."""
     connections: int = 512
 
     def __post_init__(self) -> None:

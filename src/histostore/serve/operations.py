@@ -118,8 +118,15 @@ def search_body(limits: Limits) -> Schema:
         diversity={**share, "default": 0, "description": "towards 1 hits differ more from each other"},
         max_distance={**number, "description": "only hits at most that far"},
         expressing={
-            "type": "array", "items": _text(200, "a gene"), "minItems": 1, "maxItems": limits.max_columns,
             "description": "rank the nearest tiles by the counts of these genes too",
+            "oneOf": [
+                {"type": "array", "items": _text(200, "a gene"), "minItems": 1, "maxItems": limits.max_columns},
+                {
+                    "type": "object", "propertyNames": _text(200, "a gene"), "additionalProperties": number,
+                    "minProperties": 1, "maxProperties": limits.max_columns,
+                    "description": 'how much each counts, like {"EPCAM": 2, "VIM": -1}; below 0 less is better',
+                },
+            ],
         },
         expression_weight={**share, "default": 0.5, "description": "share of the expression in that rank"},
         index=_text(NAME_CHARS, "an index by name; default: the one there is"),

@@ -103,13 +103,14 @@ def search(store: Snapshot, asked: dict[str, Any], *, embedders: Embedders, limi
         given["embed_with"] = embedders.of(store, given["backbone"])
     else:
         given |= _asked_for(query)
-    hits = tl.search(store, columns=tuple({*columns, "tile_id"}), **given)
-    rows = hits.table.reset_index(names="id").to_dict("records")
+    rows = store.rows(**{name: given.pop(name) for name in ("backbone", "slides")}, tiles=given["tiles"])
+    hits = tl.search(store, rows=rows, columns=tuple({*columns, "tile_id"}), **given)
+    found = hits.table.reset_index(names="id").to_dict("records")
     return {
         "query": hits.query,
         "backbone": hits.view.backbones[0] if hits.view.backbones else None,
         "metric": hits.metric,
-        "hits": [_hit(row, hits.query, columns) for row in rows],
+        "hits": [_hit(row, hits.query, columns) for row in found],
         "notes": list(hits.notes),
     }
 

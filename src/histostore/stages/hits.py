@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,10 +84,10 @@ class Hits:
 
         A hit without counts is left out, and so n tells.
         """
-        total = self.view.column("n_counts")[self.rows].astype(np.float64)
+        total = column_at(self.view, "n_counts", self.rows).astype(np.float64)
         lines = {}
         for gene in genes:
-            counts = self.view.column(gene)[self.rows].astype(np.float64)
+            counts = column_at(self.view, gene, self.rows).astype(np.float64)
             with np.errstate(divide="ignore", invalid="ignore"):
                 values = np.log1p(np.where(total > 0, counts / total * 1e4, np.nan))
             known = values[np.isfinite(values)]
@@ -103,16 +103,33 @@ def hit_table(
     view: View, rows: NDArray[np.int64], distance: NDArray[np.float32], columns: Sequence[str], query: str | None
 ) -> pd.DataFrame:
     """Return the lines of one answer."""
-    chosen = view.select(np.sort(rows))
-    place = np.argsort(np.argsort(rows, kind="stable"), kind="stable")
-
-    def pick(name: str) -> NDArray[Any]:
-        return chosen.column(name)[place]
-
     shown: dict[str, Any] = {} if query is None else {"query": query}
     shown |= {"rank": np.arange(1, len(rows) + 1), "distance": distance}
-    shown |= {name: pick(name) for name in ("slide", "barcode", "x_um", "y_um", *columns)}
-    return pd.DataFrame(shown, index=pd.Index(chosen.names()[place] if len(rows) else [], name="tile"))
+    shown |= {name: column_at(view, name, rows) for name in ("slide", "barcode", "x_um", "y_um", *columns)}
+    names = [f"{slide}:{spot}" for slide, spot in zip(shown["slide"], shown["barcode"], strict=True)]
+    return pd.DataFrame(shown, index=pd.Index(names, dtype=object, name="tile"))
+
+
+def column_at(view: View, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return one column of some rows, in their order; other slides than theirs are not read.
+
+    Raises
+    ------
+    NotFoundError
+        No slide of the view has it.
+    """
+    bounds = np.cumsum([0, *map(len, view.parts)])
+    part_of = np.searchsorted(bounds, rows, side="right") - 1
+    chosen = [(at, np.flatnonzero(part_of == at)) for at in np.unique(part_of).tolist()]
+    parts = tuple(view.parts[at].selected(rows[mine] - bounds[at]) for at, mine in chosen)
+    if any(p.has(name) for p in parts):
+        values = replace(view, parts=parts).column(name)
+        if values.dtype.kind in "Of":
+            out = np.empty_like(values)
+            out[np.concatenate([mine for _, mine in chosen])] = values
+            return out
+    # whole numbers are floats where other slides have none, and a name that these lack may be of others
+    return view.column(name)[rows]
 
 
 def tiles_of(chosen: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

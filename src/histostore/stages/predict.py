@@ -9,8 +9,8 @@ import numpy as np
 
 from histostore.content.calls import call_classes
 from histostore.errors import SpecMismatchError, UsageError
-from histostore.io.staged import write_text
 from histostore.progress import Stopwatch
+from histostore.staged import write_text
 from histostore.stages.export import write_adata
 from histostore.stages.fit import load_head, stale
 from histostore.stages.result import StageResult, outcome

@@ -14,7 +14,7 @@ from histostore.heads.label_evaluation import LabelEvaluation
 from histostore.heads.metrics import json_lines, pearson
 from histostore.heads.significance import paired_bootstrap, sign_test
 from histostore.heads.splits import leaks, patients_known
-from histostore.io.staged import write_text
+from histostore.staged import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path

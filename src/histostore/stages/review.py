@@ -13,9 +13,9 @@ import pandas as pd
 
 from histostore.content.calls import call_probability
 from histostore.errors import ConflictError, DataError, NotFoundError, UsageError, near
-from histostore.io.staged import write_text
 from histostore.pl import patches
 from histostore.report import Section, write_report
+from histostore.staged import write_text
 from histostore.stages.pixels import plan_of
 from histostore.stages.predict import read_prediction
 from histostore.stages.review_labels import REVIEW

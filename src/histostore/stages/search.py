@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,14 @@ from histostore.errors import NotFoundError, SpecMismatchError, UsageError
 from histostore.index import results
 from histostore.index.exact import search_blocks
 from histostore.index.spec import check_k
-from histostore.stages.hits import Hits, hit_table
+from histostore.row_filter import slide_columns
+from histostore.stages.hits import Hits, column_at, hit_table
 from histostore.stages.index import find_index, open_index, stale_slides
 from histostore.stages.queries import Asked
 from histostore.view import view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,7 +50,8 @@ class Choice:
     """0 is the nearest alone; towards 1 answers differ more from each other (maximal marginal relevance)."""
     max_distance: float | None = None
     expressing: Mapping[str, float] | None = None
-    """Genes wanted, and how much each counts: candidates are ranked by nearness and by these counts together."""
+    """Genes wanted, and how much each counts (below 0 the fewer the better): candidates are ranked by nearness and by
+    these counts together."""
     expression_weight: float = 0.5
     """Share of the expression in that rank."""
 
@@ -56,6 +60,11 @@ class Choice:
             raise UsageError(f"diversity is {self.diversity}, outside 0-1")
         if not 0 <= self.expression_weight <= 1:
             raise UsageError(f"expression_weight is {self.expression_weight}, outside 0-1")
+        for gene, weight in (self.expressing or {}).items():
+            if not math.isfinite(weight):
+                raise UsageError(f"expressing: the weight of '{gene}' is {weight}, no number")
+        if self.expressing and not any(self.expressing.values()):
+            raise UsageError("expressing: all weights are 0, so that no gene counts; leave it out, or give others")
         if self.at_most < 1:
             raise UsageError(f"at_most is {self.at_most}: allow at least one")
 
@@ -90,6 +99,7 @@ def search(
     expression_weight: float = 0.5,
     index: str | bool | None = None,
     columns: Sequence[str] = (),
+    rows: View | None = None,
 ) -> Hits:
     """Find the tiles whose embeddings are nearest to a query.
 
@@ -121,12 +131,16 @@ def search(
     max_distance
         Only answers at most that far.
     expressing, expression_weight
-        Looks like the query, expresses these genes: candidates (the nearest ones) are ranked by both.
+        Looks like the query, expresses these genes: candidates (the nearest ones) are ranked by both. With weights,
+        ``{"EPCAM": 2, "VIM": -1}``, log1p of a gene's counts is taken so many times; below 0 the fewer the better.
     index
         Name of an index; True for the one there is, False for exact search. By default an index is used where there is
         one of the metric. Slides it does not hold yet are searched exactly, and that is said.
     columns
         Obs columns or genes to add to the answer.
+    rows
+        A view of one backbone to search in, for many searches one after the other: it is not opened again. `backbone`
+        and `slides` are its own then; its rows are all of its slides (choose by `where`).
 
     Raises
     ------
@@ -138,27 +152,36 @@ def search(
         The query is of another width than the embeddings; the index of another metric.
     """
     check_k(k)
-    genes = expressing if expressing is None or isinstance(expressing, dict) else dict.fromkeys(expressing, 1.0)
+    genes = expressing if expressing is None or isinstance(expressing, Mapping) else dict.fromkeys(expressing, 1.0)
     choice = Choice(at_most_per=at_most_per, at_most=at_most, diversity=diversity, max_distance=max_distance,
                     expressing=genes, expression_weight=expression_weight)  # fmt: skip
-    everything = view(store, backbone=backbone or only_backbone(store, tiles), tiles=tiles, slides=slides)
-    (name,) = everything.backbones
+    if rows is None:
+        rows = view(store, backbone=backbone or only_backbone(store, tiles), tiles=tiles, slides=slides)
+    elif backbone is not None or slides is not None:
+        raise UsageError("rows are of their own backbone and slides: give rows, or these")
+    everything, name = rows, _one_backbone(rows)
     asked = Asked(slide=slide, spot=spot, region=region, image=image, vector=vector, embed_with=embed_with)
     query = asked.query(store, name, tiles)
-    width = int(everything.lazy(name).shape[1])
+    width = everything.lazy(name).shape[1]
     if query.vectors.shape[1] != width:
         raise SpecMismatchError(f"the query has {query.vectors.shape[1]} features, embeddings '{name}' have {width}")
     masks = _allowed(everything, query, where, exclude_same, exclude_radius_um)
     opened = _index(store, everything, name, tiles, metric, index)
     finder = Finder(everything, name, metric or (opened.snapshot.spec.metric if opened else "cosine"), opened)
-    tables, rows = [], []
+    tables, answers = [], []
     for number, mask in enumerate(masks):
         vectors = query.vectors if query.together else query.vectors[number : number + 1]
         found, distance = _chosen(finder, vectors, mask, k, choice)
         label = query.labels[number] if len(masks) > 1 else None
         tables.append(hit_table(everything, found, distance, columns, label))
-        rows.append(found)
-    return Hits.of(tables, np.concatenate(rows), everything, query, finder.metric, finder.notes)
+        answers.append(found)
+    return Hits.of(tables, np.concatenate(answers), everything, query, finder.metric, finder.notes)
+
+
+def _one_backbone(rows: View) -> str:
+    if len(rows.backbones) != 1 or any(p.rows is not None for p in rows.parts):
+        raise UsageError("rows to search in are a whole view with one backbone: choose among them by where")
+    return rows.backbones[0]
 
 
 def only_backbone(store: Store, tiles: str | None = None) -> str:
@@ -210,10 +233,12 @@ class Finder:
     """The nearest rows of a view, by an index as far as it goes, and exactly beyond it."""
 
     def __init__(self, rows: View, backbone: str, metric: Metric, opened: OpenIndex | None) -> None:
-        self.rows, self.backbone, self.metric = rows, backbone, metric
+        self.rows, self.metric = rows, metric
         self.notes: tuple[str, ...] = ()
         self.reader = None
         self.ids = np.full(len(rows), -1, dtype=np.int64)
+        self.values = rows.lazy(backbone)
+        """Embeddings, opened slide by slide and once."""
         if opened is not None:
             stale = stale_slides(opened, rows)
             self.ids = opened.places.ids(rows)
@@ -244,7 +269,7 @@ class Finder:
     def _blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
         for start in range(0, len(rows), BLOCK_ROWS):
             some = rows[start : start + BLOCK_ROWS]
-            yield some, self.rows.numpy(self.backbone, some)
+            yield some, self.values[some]
 
 
 def _allowed(
@@ -252,31 +277,26 @@ def _allowed(
 ) -> list[Mask]:
     """Return which rows may be an answer, for each query (once for queries that are answered together)."""
     common = np.ones(len(everything), dtype=bool) if where is None else everything.mask(where)
-    column = None if exclude_same is None else everything.column(exclude_same)
     values = None if exclude_same is None else query.own(exclude_same)
     if radius_um is not None:
         query.own("x_um")
-    slide = everything.column("slide") if query.single is not None else None
-    xy = np.column_stack([everything.column("x_um"), everything.column("y_um")]) if radius_um is not None else None
+    here, local = _rows_of(everything, query.slide)
+    xy = _centres_um(everything, str(query.slide)) if radius_um is not None else None
     groups = [np.arange(len(query.labels))] if query.together else [np.array([i]) for i in range(len(query.labels))]
     out = []
     for group in groups:
         mask = common.copy()
-        if column is not None and values is not None:
-            mask &= ~np.isin(column.astype(str), np.unique(values[group].astype(str)))
-        if query.single is not None and slide is not None:
+        if exclude_same is not None and values is not None:
+            mask &= ~_sharing(everything, exclude_same, values[group])
+        if query.single is not None:
             single, rows = query.single
-            here = np.flatnonzero(slide == query.slide)
-            local = np.concatenate(
-                [_stored(p) for p in everything.parts if p.slide == query.slide] or [np.zeros(0, int)]
-            )
             mask[here[np.isin(local, rows[group])]] = False
             if radius_um is not None and xy is not None:
                 own = np.column_stack([single.column("x_um"), single.column("y_um")])[rows[group]]
                 for centre in own:
                     away = results.beyond_radius(
-                        slide[here], xy[here], slide=str(query.slide), centre_um=(float(centre[0]), float(centre[1])),
-                        radius_um=radius_um,
+                        np.full(len(here), query.slide, dtype=object), xy, slide=str(query.slide),
+                        centre_um=(float(centre[0]), float(centre[1])), radius_um=radius_um,
                     )  # fmt: skip
                     near = np.ones(len(here), dtype=bool)
                     near[away] = False
@@ -285,8 +305,28 @@ def _allowed(
     return out
 
 
-def _stored(part: Any) -> NDArray[np.int64]:
-    return np.arange(part.n_all, dtype=np.int64) if part.rows is None else part.rows
+def _rows_of(everything: View, slide: str | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of one slide in the view, and their numbers on the slide."""
+    bounds = np.cumsum([0, *map(len, everything.parts)])
+    mine = [at for at, part in enumerate(everything.parts) if part.slide == slide]
+    here = [np.arange(bounds[at], bounds[at + 1]) for at in mine]
+    if not here:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    return np.concatenate(here), np.concatenate([rows - rows[0] if len(rows) else rows for rows in here])
+
+
+def _centres_um(everything: View, slide: str) -> NDArray[np.float64]:
+    own = everything.of_slides([slide])
+    return np.column_stack([own.column("x_um"), own.column("y_um")]) if own.parts else np.zeros((0, 2))
+
+
+def _sharing(everything: View, column: str, values: NDArray[Any]) -> Mask:
+    """Return which rows have one of some values, as text, in a column: by slide where it is of slides as a whole."""
+    wanted = np.unique(values.astype(str))
+    of_slides = slide_columns(everything.parts, [column]) if any(p.has(column) for p in everything.parts) else None
+    if of_slides is None:
+        return np.isin(everything.column(column).astype(str), wanted)
+    return np.repeat(np.isin(of_slides[column].astype(str), wanted), [len(p) for p in everything.parts])
 
 
 def _chosen(finder: Finder, vectors: NDArray[np.float32], allowed: Mask, k: int, choice: Choice) -> Found:
@@ -323,9 +363,11 @@ def _ranked(
     if choice.expressing:
         order = _by_expression(finder.rows, rows, choice)
     if choice.at_most_per:
-        order = order[results.capped(finder.rows.column(choice.at_most_per)[rows[order]].astype(str), choice.at_most)]
+        order = order[
+            results.capped(column_at(finder.rows, choice.at_most_per, rows[order]).astype(str), choice.at_most)
+        ]
     if choice.diversity and len(order):
-        values = finder.rows.numpy(finder.backbone, rows[order]).astype(np.float32)
+        values = finder.values[rows[order]].astype(np.float32)
         picked = results.diverse(distance[order], values, k, weight=1 - choice.diversity, metric=finder.metric)
         order = order[picked]
     return order
@@ -336,7 +378,7 @@ def _by_expression(everything: View, rows: NDArray[np.int64], choice: Choice) ->
     assert choice.expressing is not None
     score = np.zeros(len(rows))
     for gene, weight in choice.expressing.items():
-        score += weight * np.log1p(everything.column(gene)[rows].astype(np.float64))
+        score += weight * np.log1p(column_at(everything, gene, rows).astype(np.float64))
     known = ~np.isnan(score)
     rank = np.full(len(rows), 1.0)
     rank[known] = np.argsort(np.argsort(-score[known], kind="stable"), kind="stable") / max(1, int(known.sum()) - 1)

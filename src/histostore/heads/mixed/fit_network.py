@@ -109,8 +109,12 @@ class Problem:
         return self.y[rows] - forward(net, self.X[rows])
 
 
-def by_value(X: NDArray[Any], y: Floats) -> Rows:
-    """Return an order of rows that depends on their values alone: by targets, then by the first features."""
+def by_targets(X: NDArray[Any], y: Floats) -> Rows:
+    """Return an order of rows that depends on their values alone: by eight targets, then by eight features.
+
+    Frozen: the order decides the minibatches, and so every bit of a trained network. `heads.tuning.by_value` sorts by
+    features first and in float32, as other heads were always trained.
+    """
     keys = [y[:, k] for k in range(min(8, y.shape[1]))] + [X[:, k] for k in range(min(8, X.shape[1]))]
     return np.lexsort(keys[::-1]).astype(np.int64)
 

@@ -21,7 +21,7 @@ from histostore.errors import DataError, UsageError
 from histostore.heads.estimator import Estimator, check_pair, finite_rows
 from histostore.heads.mixed.design import check_method
 from histostore.heads.mixed.effects import OneFactor, posterior_variance
-from histostore.heads.mixed.fit_network import Plan, Problem, by_value, shift_output, train
+from histostore.heads.mixed.fit_network import Plan, Problem, by_targets, shift_output, train
 from histostore.heads.mixed.fitted import FittedFactor, FittedTerms
 from histostore.heads.mixed.grouping import as_terms, grouping_of, ungrouped
 from histostore.heads.mixed.seed_losses import WHAT_THEY_ARE, SeedLoss
@@ -167,7 +167,7 @@ class RENN(Estimator):
         X, y = check_pair(X, y)
         plan = self._plan()
         # an order that depends on the values alone: batches then do not depend on the order given
-        order = by_value(X, y)
+        order = by_targets(X, y)
         X, y = X[order], y[order].astype(np.float64)
         grouping, notes = self._grouping(groups, order)
         self.n_features_in_ = X.shape[1]

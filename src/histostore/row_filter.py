@@ -1,0 +1,62 @@
+"""Which rows of which slides pass a filter: slides as a whole where their metadata tell, row by row elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histostore.part import Part
+    from histostore.where import Where
+
+
+def passing(parts: Sequence[Part], condition: Where) -> list[Part]:
+    """Return every slide with the rows that pass, none where none does; a column that a slide lacks is missing there.
+
+    Raises
+    ------
+    UsageError
+        The filter compares text with numbers.
+    """
+    of_slides = slide_columns(parts, condition.names)
+    if of_slides is None:
+        return [_passing(part, condition) for part in parts]
+    passed = condition.mask(len(parts), of_slides.__getitem__)
+    none = np.zeros(0, dtype=np.int64)
+    return [p if whole else p.selected(none) for p, whole in zip(parts, passed.tolist(), strict=True)]
+
+
+def which(part: Part, passed: Part) -> NDArray[np.bool_]:
+    """Return ``(n,)`` True where a row of a slide is among those that passed."""
+    if passed.rows is None:
+        return np.ones(len(part), dtype=bool)
+    if part.rows is not None:
+        return np.isin(part.rows, passed.rows)
+    mask = np.zeros(part.n_all, dtype=bool)
+    mask[passed.rows] = True
+    return mask
+
+
+def slide_columns(parts: Sequence[Part], names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """Return one value per slide of each column; None where a column is not of slides as a whole."""
+    found: dict[str, NDArray[Any]] = {}
+    for name in names:
+        values = np.empty(len(parts), dtype=object)
+        for at, part in enumerate(parts):
+            values[at] = part.slide_value(name)
+            if values[at] is ...:
+                return None
+        found[name] = values
+    return found
+
+
+def _passing(part: Part, condition: Where) -> Part:
+    def column(name: str) -> NDArray[Any]:
+        return part.column(name) if part.has(name) else np.full(len(part), None)
+
+    return part.selected(np.flatnonzero(condition.mask(len(part), column)))
