@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import histostore as hs
 from histostore.heads.significance import sign_test
-from histostore.recipes import Recipe, Results
+from histostore.recipes import Recipe, Results, check_fit
 
 if TYPE_CHECKING:
     from histostore.recipes import RunReport
@@ -52,6 +52,14 @@ class Settings:
     codec: str = "jpeg"
     """How tiles are kept: jpeg, lossless, or slide (no copy)."""
     seed: int = 0
+
+
+def check(store: hs.Store, settings: Settings) -> None:
+    """Refuse settings that cannot be, before anything is tiled."""
+    check_fit(
+        store, backbone=settings.backbone, head=settings.head, genes=settings.genes, target=settings.target,
+        split=settings.split,
+    )  # fmt: skip
 
 
 def run(store: hs.Store, settings: Settings, report: RunReport) -> Results:
@@ -106,6 +114,7 @@ RECIPE = Recipe(
     citation="He et al., Nature Biomedical Engineering 4, 827-834 (2020), doi:10.1038/s41551-020-0578-x",
     settings=Settings,
     run=run,
+    check=check,
     reproduces="224 px DenseNet121 tiles at spots, 250 genes of highest mean, leave one patient out, Pearson per gene",
     differs="frozen ImageNet network, ridge head; panel, mean and penalty from each fold's training patients",
     quick={"backbone": "testing", "px": 96, "genes": "top-mean:20", "codec": "slide"},

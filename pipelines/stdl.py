@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import histostore as hs
-from histostore.recipes import Recipe, Results
+from histostore.recipes import Recipe, Results, check_fit
 
 if TYPE_CHECKING:
     from histostore.recipes import RunReport
@@ -59,6 +59,14 @@ class Settings:
     min_counts: int = 0
     codec: str = "jpeg"
     seed: int = 0
+
+
+def check(store: hs.Store, settings: Settings) -> None:
+    """Refuse settings that cannot be, before anything is tiled."""
+    check_fit(
+        store, backbone=settings.backbone, head=_head(settings), genes=_genes(settings), target=settings.target,
+        split=settings.split,
+    )  # fmt: skip
 
 
 def run(store: hs.Store, settings: Settings, report: RunReport) -> Results:
@@ -134,6 +142,7 @@ RECIPE = Recipe(
     citation="Roy-Rubin, STDL-Project, github.com/Roy-Rubin/STDL-Project (2021), after He et al. 2020",
     settings=Settings,
     run=run,
+    check=check,
     reproduces="spot-sized tiles, log1p counts, one gene, K genes, all genes through NMF or an autoencoder",
     differs="frozen pretrained network and ridge; everything fitted on training spots alone; 8 true symmetries unused",
     quick={"task": "nmf", "k": 3, "backbone": "testing", "um": 192.0, "codec": "slide", "expressed": 0.5},

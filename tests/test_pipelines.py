@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import histostore as hs
+from histostore.errors import NotFoundError, UsageError
 from histostore.recipes import load_recipe, run
 
 if TYPE_CHECKING:
@@ -54,3 +55,28 @@ def test_st_net_scores_against_the_training_mean(store: hs.Store, tmp_path: Path
     assert made.metrics["folds"] == 2
     assert made.metrics["mse_gain"] == pytest.approx(1 - made.metrics["mse"] / made.metrics["mse_training_mean"])
     assert {row["method"] for row in made.table()} >= {"training mean", "image"}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "given", "said"),
+    [
+        ("st_net", {"genes": "20"}, "no gene '20' among"),
+        ("st_net", {"genes": "top-mean:100000"}, "wants 100000 genes and there are"),
+        ("st_net", {"genes": "top-meen:5"}, "did you mean 'top-mean'"),
+        ("st_net", {"head": "rigde"}, "did you mean 'ridge'"),
+        ("st_net", {"split": "leave-one-out:patiant"}, "did you mean 'patient'"),
+        ("st_net", {"target": "log1p-cp10"}, "did you mean 'log1p-cp10k'"),
+        ("st_net", {"backbone": "testinf"}, "testinf"),
+        ("stdl", {"task": "one", "gene": "CRISP3"}, "no gene 'CRISP3' among"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_before_the_first_stage(
+    store: hs.Store, tmp_path: Path, pipeline: str, given: dict[str, str], said: str
+) -> None:
+    recipe = load_recipe(FOLDER / f"{pipeline}.py")
+    before = {slide: store.slide(slide).number for slide in store.slides()}
+    with pytest.raises((NotFoundError, UsageError), match=said):
+        run(recipe, store, {**recipe.quick, "px": 64, **given} if pipeline == "st_net" else {**recipe.quick, **given},
+            "bad", out=tmp_path)  # fmt: skip
+    assert {slide: store.slide(slide).number for slide in store.slides()} == before
+    assert not (tmp_path / "bad").exists()

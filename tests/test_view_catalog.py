@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from histostore.face import Store
+    from histostore.part import Part
     from histostore.view import View
 
 GOLDEN = Path(__file__).parents[1] / "stores" / "golden" / "v1"
@@ -35,6 +36,8 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Store:
         slide = f"T{number:02d}"
         shutil.copytree(Path(store.uri) / "slides" / "G1", Path(store.uri) / "slides" / slide)
         fields = {"patient": f"P{number // 2}"} | ({"organ": "kidney"} if number % 3 else {})
+        if number != 5:
+            fields["age"] = str(31 + 7 * number) if number != 6 else ""
         with store.begin(slide, "meta", "meta", spec={"fields": fields}, inputs={}) as writer:
             meta = writer.seal(rows=1, attrs={"fields": fields, "mpp": 0.5, "mpp_origin": "given"})
         store.commit(slide, [*(replace(r, owner=slide) for r in groups), meta])
@@ -73,11 +76,17 @@ def test_both_have_the_same_rows_columns_and_values(both: tuple[View, View]) -> 
         "slide == 'T01' and x >= 0",
         "organ == patient",
         "true",
+        "age > 55",
+        "60 <= age < 101 or age == 38",
+        "age == '101'",
+        "age in [38, 45.0, 101]",
+        "age > 55 and x >= 0",
+        "not age <= 55 and tissue >= 0",
     ],
 )
 def test_filters_give_the_same_rows_however_they_are_answered(both: tuple[View, View], text: str) -> None:
     plain, known = both
-    row_by_row = [_passing(part, text) for part in plain.parts]
+    row_by_row = [_passing(plain, part, text) for part in plain.parts]
     for rows in (plain, known):
         found = rows.where(text)
         assert found.slides == plain.slides
@@ -87,17 +96,63 @@ def test_filters_give_the_same_rows_however_they_are_answered(both: tuple[View, 
         assert found.report.counts["rows left out by where"] == len(plain) - len(found)
 
 
-def _passing(part: object, text: str) -> int:
+def _passing(rows: View, part: Part, text: str) -> int:
     from histostore.row_filter import _passing
-    from histostore.where import Where
+    from histostore.where import Field, Where
 
-    return len(_passing(part, Where.parse(text)))  # type: ignore[arg-type]
+    fields = {"age": Field("age", [p.meta["fields"].get("age") for p in rows.parts])}
+    return len(_passing(part, Where.parse(text), fields))
 
 
 def test_a_filter_that_compares_text_with_numbers_is_refused_either_way(both: tuple[View, View]) -> None:
     for rows in both:
         with pytest.raises(UsageError, match="compares text with numbers"):
             rows.where("patient == 3")
+
+
+@pytest.mark.parametrize(
+    ("text", "slides"),
+    [
+        ("age > 55", ["T04", "T07", "T08", "T09", "T10", "T11"]),  # 101 and 108 among them: as text they are smaller
+        ("age == 101", ["T10"]),
+        ("age == '101'", ["T10"]),
+        ("55 < age <= 87", ["T04", "T07", "T08"]),
+        ("age != 101 and age == age and not age == '' and slide != 'G1'",
+         [f"T{i:02d}" for i in (0, 1, 2, 3, 4, 7, 8, 9, 11)]),
+    ],
+)  # fmt: skip
+def test_metadata_that_are_numbers_compare_as_numbers_in_a_view_and_in_info(
+    both: tuple[View, View], copies: Store, text: str, slides: list[str]
+) -> None:
+    from histostore.store.catalog import slides_where
+
+    assert slides_where(copies, text) == slides  # type: ignore[arg-type]
+    for rows in both:
+        for one in (text, f"({text}) and tissue > -1"):
+            assert [p.slide for p in rows.where(one).parts if len(p)] == slides
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("age > '55'", "age holds numbers: write age > 55"),
+        ("'55' < age", "age holds numbers: write 55 < age"),
+        ("patient > 3", r"of 12 values of patient 12 are no numbers, like 'P0'|of 13 values of patient 13 are no numb"),
+    ],
+)
+def test_metadata_compared_as_the_other_kind_are_refused_alike(
+    both: tuple[View, View], copies: Store, text: str, says: str
+) -> None:
+    from histostore.store.catalog import slides_where
+
+    asked = (lambda: slides_where(copies, text), *(lambda rows=rows: rows.where(text) for rows in both),
+             lambda: both[0].where(f"tissue > -1 and ({text})"))  # type: ignore[arg-type]  # fmt: skip
+    told = []
+    for ask in asked:
+        with pytest.raises(UsageError, match=says) as error:
+            ask()
+        told.append(str(error.value).partition(": ")[2])
+    assert len(set(told)) == 1
 
 
 def test_opening_and_filtering_by_slide_opens_no_group(copies: Store, monkeypatch: pytest.MonkeyPatch) -> None:

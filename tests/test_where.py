@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histostore.errors import HistostoreError, NotFoundError, UsageError
-from histostore.where import MAX_CHARS, Where, lookup_in
+from histostore.where import MAX_CHARS, Field, Where, lookup_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,6 +174,27 @@ def test_an_unknown_column_is_told_with_near_names(text: str) -> None:
 def test_long_filters_end_early() -> None:
     with pytest.raises(UsageError, match=f"{MAX_CHARS + 1} characters, at most {MAX_CHARS}"):
         Where.parse("a" * (MAX_CHARS + 1))
+
+
+def test_a_field_is_numbers_beside_a_number_only_where_all_of_it_is() -> None:
+    ages = Field("age", ["63", "51", " 100 ", "", None, "1e2"])
+    stage = Field("stage at", ["1", "2", "IV", "1_0", "nan", None])
+    columns = {f.name: f.column(np.array(f.texts, dtype=object)) for f in (ages, stage)}
+
+    def found(text: str) -> list[int]:
+        return np.flatnonzero(Where.parse(text).mask(6, lookup_in(columns))).tolist()
+
+    assert found("age > 55") == [0, 2, 5]
+    assert found("55 < age") == [0, 2, 5]
+    assert found("age == 100") == [2, 5]
+    assert found("age == '1e2'") == [5]
+    assert found("age != '63'") == [1, 2, 3, 4, 5]
+    assert found("`stage at` > 'H'") == [2, 4]
+    with pytest.raises(UsageError, match=r"of 5 values of `stage at` 3 are no numbers, like 'IV'"):
+        found("`stage at` == 1")
+    for text in ("age >= '60'", "'60' <= age"):
+        with pytest.raises(UsageError, match="age holds numbers: write"):
+            found(text)
 
 
 EVIL = (

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histostore._version import __version__
+from histostore.errors import DataError
 
 if TYPE_CHECKING:
     from histostore.part import Part
@@ -31,6 +32,7 @@ def build_adata(view: View, *, images: bool, counts: bool, lazy: bool = False) -
         if obs[column].dtype == object:
             obs[column] = obs[column].astype("string")
     matrix, var, unmeasured = None, None, {}
+    normalised = counts and _normalised(view)
     if counts:
         genes = view.counts_dask() if lazy else view.counts()
         matrix, unmeasured = genes.matrix, genes.unmeasured
@@ -45,9 +47,23 @@ def build_adata(view: View, *, images: bool, counts: bool, lazy: bool = False) -
         "version": __version__,
         "left_out": dict(view.report.counts),
         "unmeasured_genes": unmeasured,
+        "normalised": normalised,
         "slides": {p.slide: _provenance(p) for p in view.parts},
     }
     return adata
+
+
+def _normalised(view: View) -> bool:
+    """Say whether X holds values that were normalised before they came in; a mixture with counts is refused."""
+    parts = [p for p in view.parts if len(p)]
+    bad = [p.slide for p in parts if p.normalised]
+    if bad and len(bad) < len(parts):
+        good = next(p.slide for p in parts if not p.normalised)
+        raise DataError(
+            f"slide '{bad[0]}' has normalised values and slide '{good}' has counts: they are no one matrix; choose "
+            "slides of one kind, or leave the counts out (--no-counts, counts=False)"
+        )
+    return bool(bad)
 
 
 def _spatial(part: Part, *, image: bool) -> dict[str, Any]:

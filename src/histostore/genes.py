@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from histostore.errors import NotFoundError, near
+from histostore.errors import AlignmentError, NotFoundError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from histostore.tables import Counts
+
+
+MIN_SHARED = 0.5
+"""Share of the smaller list of genes from which two slides are taken to name genes alike."""
+FEW_GENES = 20
+"""Lists of at most so many genes say nothing about how genes are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,51 @@ class JoinedGenes:
 
     ids: tuple[str, ...]
     symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The genes that one slide's counts list."""
+
+    slide: str
+    ids: Sequence[str]
+    whole_transcriptome: bool
+
+
+def check_naming(slides: Iterable[Listed], how: str | tuple[str, ...]) -> None:
+    """Refuse to join slides that name genes differently: each gene of the one would be zeros on the other.
+
+    Every slide is compared with the first; two targeted panels may differ, since what one lacks is NaN and not 0.
+
+    Raises
+    ------
+    AlignmentError
+        Two slides share less than `MIN_SHARED` of the smaller one's genes, and genes are wanted that one of them lacks.
+    """
+    if how == "inner":
+        return
+    lists = [one for one in slides if len(one.ids) > FEW_GENES]
+    if not lists:
+        return
+    first, known, seen = lists[0], set(lists[0].ids), {id(lists[0].ids)}
+    for one in lists[1:]:
+        if id(one.ids) in seen or not (one.whole_transcriptome or first.whole_transcriptome):
+            continue
+        seen.add(id(one.ids))
+        own = set(one.ids)
+        share = len(own & known) / min(len(own), len(known))
+        # names of a list may be symbols, which slides of other ids may share
+        if share >= MIN_SHARED or (how != "outer" and all(g in own and g in known for g in how)):
+            continue
+        raise AlignmentError(
+            f"slides '{first.slide}' and '{one.slide}' share {share:.0%} of their genes (like "
+            f"{_alone(first.ids, own)} and {_alone(one.ids, known)}): name genes alike and ingest one again, choose "
+            "slides, or keep the shared genes (genes='inner')"
+        )
+
+
+def _alone(ids: Sequence[str], others: set[str]) -> str:
+    return next(g for g in ids if g not in others)
 
 
 def join_genes(counts: Sequence[Counts], how: str | tuple[str, ...]) -> JoinedGenes:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from histostore.errors import DataError, NotFoundError, UsageError, near
+from histostore.field_of_view import refuse_mixed
 from histostore.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from histostore.store.catalog_entries import Known
+    from histostore.store.groups import Group
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
 
 SPOTS = "spots"
 """The points that a slide's counts are of."""
+NAMED = 5
+"""Slides that a line names."""
+
+
+class Opened(NamedTuple):
+    """What a view takes from slides."""
+
+    parts: tuple[Part, ...]
+    left_out: Mapping[str, str]
+    """Slides that were not asked for by name and lack what is read, and what they are without."""
 
 
 def open_parts(
@@ -25,7 +37,8 @@ def open_parts(
     backbones: Sequence[str] = (),
     tiles: str | None = None,
     region_share: float | None = None,
-) -> tuple[Part, ...]:
+    named: bool = True,
+) -> Opened:
     """Return what a view takes from each slide, in their order; groups are opened where no catalog knows them.
 
     Parameters
@@ -34,22 +47,69 @@ def open_parts(
         Manifests of the slides, with the headers that are known of them.
     backbones, tiles, region_share
         As of `histostore.view.view`.
+    named
+        Each of these slides was asked for by name: one without the embeddings is an error, and not left out.
 
     Raises
     ------
     NotFoundError
-        There is no slide, or one lacks the tile set or embeddings; what there is, is listed.
+        There is no slide, or one that is named (or each) lacks the tile set or embeddings; what there is, is listed.
     DataError
         Embeddings of one name are of different backbones.
     """
     if region_share is not None and not 0 < region_share <= 1:
         raise UsageError(f"region_share is {region_share}, outside 0-1")
-    parts = tuple(_part(store, slide, backbones, tiles, region_share) for slide in known)
-    if not parts:
+    known = list(known)
+    if not known:
         raise NotFoundError(f"no slides in {store.uri}; ingest one first")
+    left_out = {} if named else _lacking(known, backbones, tiles)
+    if len(left_out) == len(known):
+        left_out = {}  # the first of them says what it has
+    chosen = [one for one in known if one.manifest.owner not in left_out]
+    parts = tuple(_part(store, slide, backbones, tiles, region_share) for slide in chosen)
     for name in parts[0].embeddings:
         _same_backbone(parts, name)
-    return parts
+    return Opened(parts, left_out)
+
+
+def left_out_text(left_out: Mapping[str, str], n: int) -> str:
+    """Return a line that names the slides that were left out of `n`, by what they are without."""
+    by_reason: dict[str, list[str]] = {}
+    for slide, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(slide)
+    said = []
+    for reason, slides in by_reason.items():
+        some = ", ".join(slides[:NAMED]) + (" …" if len(slides) > NAMED else "")
+        said.append(f"left out {len(slides)} of {n} slides {reason}: {some}")
+    return "; ".join(said)
+
+
+def check_alike(parts: Iterable[Part]) -> None:
+    """Refuse slides whose tiles show fields of view that differ, where rows of them are left.
+
+    Raises
+    ------
+    SpecMismatchError
+        As of `histostore.field_of_view.refuse_mixed`.
+    """
+    refuse_mixed([(p.slide, p.field) for p in parts if p.rows is None or len(p.rows)])
+
+
+def _lacking(known: Iterable[Known], backbones: Sequence[str], tiles: str | None) -> dict[str, str]:
+    """Return the slides without one of these embeddings, and which."""
+    found: dict[str, str] = {}
+    on = "" if tiles is None else f" on '{tiles}'"
+    for manifest, _ in known:
+        for name in backbones:
+            if not _hits(manifest, name, tiles):
+                found.setdefault(manifest.owner, f"without embeddings of {name}{on}")
+    return found
+
+
+def _hits(manifest: Manifest, backbone: str, tiles: str | None) -> list[Ref]:
+    refs = manifest.of_kind("embeddings")
+    hits = [r for r in refs if r.name == backbone or r.name.rpartition("/")[2] == backbone]
+    return hits if tiles is None else [r for r in hits if r.name.rpartition("/")[0] == tiles]
 
 
 def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, region_share: float | None) -> Part:
@@ -61,9 +121,14 @@ def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, 
         embeddings[short] = ref
     tiles_ref = manifest.find("tiles", tiles) if tiles is not None else None
     points = SPOTS
+    groups: dict[str, Group] = {}
     if tiles_ref is not None:
         about = headers.get(tiles_ref.key)
-        attrs = about.attrs if about is not None and about.attrs is not None else store.group(tiles_ref).attrs
+        if about is not None and about.attrs is not None:
+            attrs = about.attrs
+        else:
+            groups[tiles_ref.key] = store.group(tiles_ref)
+            attrs = groups[tiles_ref.key].attrs
         points = str(attrs["points"])
     return Part(
         store=store,
@@ -75,17 +140,15 @@ def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, 
         expression=manifest.get("expression", "counts") if points == SPOTS else None,
         region_share=region_share,
         headers=headers,
+        _groups=groups,
     )
 
 
 def _embedding(manifest: Manifest, backbone: str, tiles: str | None) -> Ref:
-    refs = manifest.of_kind("embeddings")
-    hits = [r for r in refs if r.name == backbone or r.name.rpartition("/")[2] == backbone]
-    if tiles is not None:
-        hits = [r for r in hits if r.name.rpartition("/")[0] == tiles]
+    hits = _hits(manifest, backbone, tiles)
     if len(hits) == 1:
         return hits[0]
-    names = [r.name for r in refs]
+    names = [r.name for r in manifest.of_kind("embeddings")]
     if hits:
         sets = ", ".join(sorted(r.name.rpartition("/")[0] for r in hits))
         raise NotFoundError(

@@ -12,6 +12,7 @@ from histostore.content.calls import call_classes, call_probability
 from histostore.content.regions import read_regions
 from histostore.content.tables import counts_of, read_counts, read_labels, read_points
 from histostore.errors import NotFoundError, near
+from histostore.field_of_view import FieldOfView
 from histostore.io.geojson import label_points
 from histostore.protocols import TileStatus
 
@@ -84,6 +85,11 @@ class Part:
         """The slide's metadata group: fields, mpp and its origin."""
         return self.attrs(self.manifest.find("meta", "meta"))
 
+    @property
+    def field(self) -> FieldOfView:
+        """What its tiles show; nothing is told of spots without tiles."""
+        return FieldOfView.of(self.attrs(self.tiles)) if self.tiles is not None else FieldOfView(None, None)
+
     @cached_property
     def the_points(self) -> Points:
         """The points that rows belong to."""
@@ -100,6 +106,11 @@ class Part:
     def counts(self) -> Counts | None:
         """The slide's count matrix."""
         return read_counts(self.group(self.expression)) if self.expression is not None else None
+
+    @property
+    def normalised(self) -> bool:
+        """Whether what the slide has as counts was normalised before it came in."""
+        return self.expression is not None and bool(self.attrs(self.expression)["normalised"])
 
     @cached_property
     def count_row(self) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from histostore.stages import annotate as _annotate
 from histostore.stages.ingest import IngestSpec
 from histostore.stages.ingest import ingest as _ingest
 from histostore.stages.tile import tile as _tile
+from histostore.stages.twins import Twins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,8 @@ def ingest(
         subfolders: each becomes a point with its folder as the label ``class``), and of `mpp`, `mag`, `st_counts`,
         `st_spots`, `visium`, `anndata`, `points`, `obs` and `geojson` those there are.
     sheet
-        A CSV or TSV with the same names as columns instead, and any metadata columns.
+        A CSV or TSV with the same names as columns instead, and any metadata columns. Unlike on the command line, a
+        line of it that is no slide stops all, before any work.
     spec
         How strict to be.
     meta
@@ -70,7 +72,8 @@ def ingest(
         given = {k: v for k, v in files.items() if v is not None}
         paths: dict[str, Any] = {k: Path(v) if k in _FILES and not is_remote(v) else v for k, v in given.items()}
         samples = [Sample(slide=str(slide), meta=meta or {}, **paths)]
-    return [_ingest(store, sample, spec, progress=progress) for sample in samples]
+    twins = Twins(store)
+    return [_ingest(store, sample, spec, twins=twins, progress=progress) for sample in samples]
 
 
 def annotate(

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostore.where import Field
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from histostore.part import Part
-    from histostore.where import Where
+    from histostore.where import Column, Where
+
+_IDS = ("slide", "library_id")
+"""Columns that are one value on a slide and no metadata."""
 
 
 def passing(parts: Sequence[Part], condition: Where) -> list[Part]:
@@ -23,10 +28,15 @@ def passing(parts: Sequence[Part], condition: Where) -> list[Part]:
     UsageError
         The filter compares text with numbers.
     """
-    of_slides = slide_columns(parts, condition.names)
+    names = condition.names
+    of_slides = slide_columns(parts, names)
     if of_slides is None:
-        return [_passing(part, condition) for part in parts]
-    passed = condition.mask(len(parts), of_slides.__getitem__)
+        fields = {n: Field(n, _texts(part.slide_value(n) for part in parts)) for n in names if n not in _IDS}
+        return [_passing(part, condition, fields) for part in parts]
+    columns: dict[str, Column] = {
+        n: v if n in _IDS else Field(n, _texts(v.tolist())).column(v) for n, v in of_slides.items()
+    }
+    passed = condition.mask(len(parts), columns.__getitem__)
     none = np.zeros(0, dtype=np.int64)
     return [p if whole else p.selected(none) for p, whole in zip(parts, passed.tolist(), strict=True)]
 
@@ -55,8 +65,15 @@ def slide_columns(parts: Sequence[Part], names: Sequence[str]) -> dict[str, NDAr
     return found
 
 
-def _passing(part: Part, condition: Where) -> Part:
-    def column(name: str) -> NDArray[Any]:
-        return part.column(name) if part.has(name) else np.full(len(part), None)
+def _texts(values: Iterable[Any]) -> list[str | None]:
+    """Return the values of slides where a column is one of theirs as wholes."""
+    return [v for v in values if v is not ...]
+
+
+def _passing(part: Part, condition: Where, fields: Mapping[str, Field]) -> Part:
+    def column(name: str) -> Column:
+        values = part.column(name) if part.has(name) else np.full(len(part), None)
+        is_field = name in fields and part.slide_value(name) is not ...
+        return fields[name].column(values) if is_field else values
 
     return part.selected(np.flatnonzero(condition.mask(len(part), column)))

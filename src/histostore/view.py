@@ -5,7 +5,8 @@ Opening a view reads manifests and headers; rows are read when they are asked fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +14,15 @@ import numpy as np
 from histostore.blocks.slide_rows import SlideRows
 from histostore.embedding_rows import EmbeddingRows
 from histostore.errors import DataError, NotFoundError, UsageError, near
-from histostore.genes import join_genes, stack_counts
-from histostore.opening import open_parts
+from histostore.genes import Listed, check_naming, join_genes, stack_counts
+from histostore.opening import check_alike, left_out_text, open_parts
 from histostore.row_filter import passing, which
 from histostore.store.catalog import known_slides
 from histostore.tables import Report
 from histostore.where import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 
     import dask.array as da
     import pandas as pd
@@ -42,13 +43,20 @@ class View:
     backbones: tuple[str, ...]
     gene_join: str | tuple[str, ...]
     report: Report
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Slides that nobody named and that have no such embeddings, and what they are without."""
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
     def __repr__(self) -> str:
         what = f", embeddings {', '.join(self.backbones)}" if self.backbones else ""
-        return f"View of {len(self)} rows from {len(self.parts)} slides{what}"
+        left = f" ({len(self.left_out)} left out)" if self.left_out else ""
+        return f"View of {len(self)} rows from {len(self.parts)} slides{left}{what}"
+
+    def note(self) -> str | None:
+        """Return a line about the slides that were left out, None where all are in."""
+        return left_out_text(self.left_out, len(self.left_out) + len(self.parts)) if self.left_out else None
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -166,6 +174,8 @@ class View:
         without = sum(int((p.count_row[_all(p)] < 0).sum()) for p in self.parts)
         if without:
             raise DataError(f"{without} of {len(self)} rows have no counts; take view.with_counts()")
+        listed = [(p, p.counts) for p in self.parts if p.counts is not None and len(p)]
+        check_naming([Listed(p.slide, c.gene_ids, c.whole_transcriptome) for p, c in listed], self.gene_join)
         genes = join_genes([p.counts for p in self.parts if p.counts is not None], self.gene_join)
         return stack_counts(
             genes, [(p.slide, p.counts, p.count_row[_all(p)]) for p in self.parts if p.counts is not None]
@@ -300,7 +310,8 @@ def view(
     tiles
         Which tile set; may be left out where it is clear.
     slides
-        Which slides, in this order; all of them by default.
+        Which slides, in this order. By default all of them; those without the embeddings are left out then (see
+        `View.left_out`).
     where
         A filter on slide and tile columns, like ``"patient != 'C' and n_counts >= 500"``.
     genes
@@ -314,11 +325,32 @@ def view(
     ------
     NotFoundError
         A slide, tile set or embedding is not there; what there is, is listed.
+    SpecMismatchError
+        Embeddings are asked for, and tiles of two slides differ in size or resolution.
     """
     wanted = [backbone] if isinstance(backbone, str) else list(backbone or ())
     if isinstance(genes, str) and genes not in ("outer", "inner"):
         raise UsageError(f"genes is '{genes}', not 'outer', 'inner' or a list of genes")
     known = known_slides(store, slides)
-    parts = open_parts(store, known, backbones=wanted, tiles=tiles, region_share=region_share)
-    opened = View(parts, tuple(parts[0].embeddings), genes if isinstance(genes, str) else tuple(genes), Report())
-    return opened.where(where) if where is not None else opened
+    parts, left_out = open_parts(
+        store, known, backbones=wanted, tiles=tiles, region_share=region_share, named=slides is not None
+    )
+    joined = genes if isinstance(genes, str) else tuple(genes)
+    report = Report(dict(Counter(f"slides {reason}" for reason in left_out.values())))
+    opened = View(parts, tuple(parts[0].embeddings), joined, report, left_out)
+    opened = opened.where(where) if where is not None else opened
+    if wanted:
+        check_alike(opened.parts)
+    return opened
+
+
+def refuse_none(rows: Sized, where: str | None) -> None:
+    """Refuse to go on with no rows where it was a filter that kept none.
+
+    Raises
+    ------
+    UsageError
+        There is a filter and no row.
+    """
+    if where is not None and not len(rows):
+        raise UsageError(f"where {where!r} keeps no row; check the values that it asks for")

@@ -3,15 +3,18 @@
 ``patient != 'C' and (cluster in ['2', '3'] or not in_tissue)``: comparisons (chained too), ``in`` and ``not in`` a
 list, ``and``, ``or``, ``not``, parentheses, numbers, quoted text, true/false, and column names. A name with spaces or
 dots is written in backquotes. A missing value is neither equal to anything, nor smaller, nor larger, nor true. Text and
-numbers are never compared: ``cluster == 2`` where clusters are text is an error, not an empty answer.
+numbers are never compared: ``cluster == 2`` where clusters are text is an error, not an empty answer. Metadata of
+slides are kept as text: beside a number they are numbers (``age > 55``), if every slide's text is one.
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,11 +22,11 @@ import numpy as np
 from histostore.errors import NotFoundError, UsageError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    type Column = NDArray[Any]
+    type Column = NDArray[Any] | FieldColumn
     type Lookup = Callable[[str], Column]
 
 MAX_CHARS = 4_000
@@ -41,7 +44,52 @@ _COMPARE: dict[type[ast.cmpop], Any] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_ORDERS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 _WORDS = {"true": True, "false": False, "True": True, "False": False}
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A metadata field of slides, which is text; of a number, its digits."""
+
+    name: str
+    texts: Sequence[str | None]
+    """Of every slide that is asked: whether the field holds numbers is one answer for all of them."""
+
+    def column(self, values: NDArray[Any]) -> FieldColumn:
+        """Return some of its values as a column of rows or slides."""
+        return FieldColumn(self, values)
+
+    @cached_property
+    def numbers(self) -> dict[str | None, float | None]:
+        """The number of each text; NaN where it is empty, None where it is no finite number."""
+        return {None: math.nan} | {text: _number(text) for text in self.texts if text is not None}
+
+    @property
+    def wrong(self) -> list[str]:
+        """The texts that are no numbers, one per slide."""
+        return [t for t in self.texts if t is not None and self.numbers[t] is None]
+
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether there is a number, and nothing but numbers."""
+        return not self.wrong and any(not math.isnan(v) for v in self.numbers.values() if v is not None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FieldColumn:
+    """Values of a metadata field, for rows or for slides."""
+
+    field: Field
+    values: NDArray[Any]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    def numbers(self) -> NDArray[np.float64]:
+        """Return them as numbers, NaN where missing; all of the field's texts are numbers."""
+        known = self.field.numbers
+        return np.array([known[v] for v in self.values.flat], dtype=np.float64).reshape(self.values.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +199,33 @@ class Where:
             result = result & part
         return result
 
+    def _fields(self, op: type[ast.cmpop], left: Any, right: Any) -> tuple[Any, Any]:
+        """Return two sides with metadata as numbers where the other side is a number."""
+        fields = [v.field for v in (left, right) if isinstance(v, FieldColumn)]
+        if len(fields) == 2:
+            both = op in _ORDERS and all(f.holds_numbers for f in fields)
+            return (left.numbers(), right.numbers()) if both else (left, right)
+        if not fields:
+            return left, right
+        (field,), other = fields, right if isinstance(left, FieldColumn) else left
+        if _kind(other) == "number" and np.asarray(other).dtype != np.bool_:
+            if wrong := field.wrong:
+                there = sum(bool(t and t.strip()) for t in field.texts)
+                raise UsageError(
+                    f"where {self.text!r}: compares text with numbers: of {there:,} values of {_written(field.name)} "
+                    f"{len(wrong):,} {'is no number' if len(wrong) == 1 else 'are no numbers'}, like {wrong[0]!r}; "
+                    "text is written in quotes"
+                )
+            return (left.numbers(), right) if other is right else (left, right.numbers())
+        if op in _ORDERS and isinstance(other, str) and field.holds_numbers:
+            number, name = other.strip() if _number(other) is not None else "0", _written(field.name)
+            sides = (name, number) if other is right else (number, name)
+            raise UsageError(f"where {self.text!r}: {name} holds numbers: write {f' {_ORDERS[op]} '.join(sides)}")
+        return left, right
+
     def _pair(self, op: type[ast.cmpop], left: Any, right: Any) -> NDArray[np.bool_]:
         """Compare two sides of one kind; a missing value is neither equal nor in any order."""
+        left, right = self._fields(op, left, right)
         kinds = {_kind(left), _kind(right)} - {"missing"}
         if len(kinds) > 1:
             words = " with ".join("text" if _kind(v) == "text" else "numbers" for v in (left, right))
@@ -167,6 +240,21 @@ class Where:
         except TypeError:
             raise UsageError(f"where {self.text!r}: compares a column that holds text beside numbers") from None
         return found
+
+
+def _number(text: str) -> float | None:
+    """Return the finite number that a text is, NaN where it is empty, None where it is anything else."""
+    if not text.strip():
+        return math.nan
+    try:
+        value = float(text) if "_" not in text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _written(name: str) -> str:
+    return name if name.isidentifier() else f"`{name}`"
 
 
 def _present(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -112,3 +112,8 @@ def test_gc_sums_by_slide_and_kind(built: Path, copy_of: Any, call: Any) -> None
     assert found >= {("A1", "manifest", "deleted"), ("A1", "tiles", "deleted"), ("B1", "manifest", "history")}
     assert sum(g["bytes"] for g in value["groups"]) == sum(p["bytes"] for p in value["planned"].values())
     assert call("gc", store, "--keep", 0).code == 2
+    files = sum(g["files"] for g in json.loads(call("gc", store, "--grace", 0, "--json").out)["groups"])
+    told = call("gc", store, "--grace", 0, "--run").out.splitlines()[-1]
+    assert told == f"removed 0 of {files} files, 0.0 MB; {files} files of deleted slides stay until --erase --run"
+    told = call("gc", store, "--grace", 0, "--run", "--erase").out.splitlines()[-1]
+    assert told.startswith(f"removed {files} of {files} files, ")

@@ -103,7 +103,7 @@ def test_the_first_that_is_there_is_taken(values: dict[str, float], expected: tu
             id="pitch",
         ),
         pytest.param({"given": 0.5, "file": 0.25}, "the mpp given is 0.5 but the file's mpp is 0.25", id="file"),
-        pytest.param({"file": 0.5, "pitch": 0.53}, "6% apart, at most 5%", id="file_and_pitch"),
+        pytest.param({"file": 0.5, "pitch": 0.53}, "6.0% apart, at most 5%", id="file_and_pitch"),
         pytest.param({"pitch": 0.5, "spot_diameter_px": 110.0}, "spot diameter is 0.5909", id="diameter_is_not_55"),
     ],
 )

@@ -47,7 +47,9 @@ def test_real_clusters_join_by_array_position(real_data: Path, section: str, row
     ("table", "used"),
     [
         pytest.param(_table(barcode=["5x6", "1x2", "3x4"], label=["c", "a", "b"]), "'barcode'", id="by_id"),
-        pytest.param(_table(**{"": ["5x6", "1x2", "3x4"]}, label=["c", "a", "b"]), "''", id="by_row_names"),
+        pytest.param(
+            _table(**{"": ["5x6", "1x2", "3x4"]}, label=["c", "a", "b"]), "the column without a name", id="by_row_names"
+        ),
         pytest.param(_table(x=["5", "1", "3"], y=["6", "2", "4"], label=["c", "a", "b"]), "'x', 'y'", id="by_array"),
         pytest.param(
             _table(array_row=["6", "2", "4"], array_col=["5", "1", "3"], label=["c", "a", "b"]),
@@ -134,3 +136,9 @@ def test_given_points_are_read(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             read_points(path)
+
+
+def test_a_table_that_joins_by_nothing_says_which_columns_it_has() -> None:
+    table = pd.DataFrame({"": ["p", "q", "r"], "label": ["a", "b", "c"]}, dtype="str")
+    with pytest.raises(AlignmentError, match=r"0 of 3 rows .* \(columns are '\(one without a name\)', 'label'\)"):
+        join_obs(POINTS, table)

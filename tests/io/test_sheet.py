@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from histostore.errors import DataError
-from histostore.io.sheet import read_sheet
+from histostore.io.sheet import BadRow, Sample, read_rows, read_sheet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,13 @@ def test_real_sections_make_a_sheet(real_data: Path, tmp_path: Path) -> None:
         pytest.param(
             "slide,image,visium,anndata\nA,a.jpg,outs,obs.tsv\n", "one assay, here are visium and anndata", id="assays"
         ),
+        pytest.param(
+            "slide,image,st_spots,points\nA,a.jpg,a.spots.tsv,obs.tsv\n",
+            "here are st_spots and points",
+            id="two_points",
+        ),
         pytest.param("slide,image\nA,a.jpg\nB,b.jpg,9\n", "line 3 has 3 fields", id="extra_field"),
+        pytest.param("slide,image\n,\n,\n", "holds 0 slides", id="blank_lines_alone"),
     ],
 )
 def test_bad_sheets_are_one_clear_line(folder: Path, text: str, message: str) -> None:
@@ -83,3 +89,45 @@ def test_bad_sheets_are_one_clear_line(folder: Path, text: str, message: str) ->
         read_sheet(_write(folder, text))
     assert "\n" not in str(caught.value)
     assert "samples.csv" in str(caught.value)
+
+
+def test_blank_lines_of_a_spreadsheet_are_no_slides(folder: Path) -> None:
+    sheet = _write(folder, "slide,image,mpp,patient\n,,,\nA,a.jpg,,C\n , ,,\n,,,\n,,,,,\n")
+    assert [sample.slide for sample in read_sheet(sheet)] == ["A"]
+
+
+def test_spots_alone_are_a_slide(folder: Path) -> None:
+    (a,) = read_sheet(_write(folder, "slide,image,st_counts,st_spots\nA,a.jpg,,a.spots.tsv\n"))
+    assert (a.st_counts, a.st_spots) == (None, folder / "a.spots.tsv")
+
+
+def test_a_bad_line_is_handed_back_with_all_its_faults_between_the_good_ones(folder: Path) -> None:
+    rows = read_rows(
+        _write(folder, "slide,image,mpp,obs\nA,a.jpg,,\nM,no.jpg,x,gone.tsv\n,b.jpg,,\n../B,b.jpg,,\nB,b.jpg,1,\n")
+    )
+    assert [row.slide for row in rows] == ["A", "M", "line 4", "../B", "B"]
+    assert [isinstance(row, Sample) for row in rows] == [True, False, False, False, True]
+    bad = rows[1]
+    assert isinstance(bad, BadRow)
+    assert str(bad.error).startswith(f"{folder / 'samples.csv'} line 3 column 'image': ")
+    for words in (
+        "no.jpg does not exist",
+        "column 'obs'",
+        "gone.tsv does not exist",
+        "column 'mpp': 'x' is no positive",
+    ):
+        assert words in str(bad.error)
+    with pytest.raises(DataError, match=r"line 3 .*line 4 column 'slide'.*line 5 column 'slide'"):
+        read_sheet(folder / "samples.csv")
+
+
+def test_all_faults_of_the_sheet_are_one_message(folder: Path) -> None:
+    twice = "".join(f"S{i},a.jpg,,\n" * 2 for i in range(12))
+    sheet = _write(folder, "slide,image,Mpp,\n" + twice)
+    with pytest.raises(DataError) as caught:
+        read_rows(sheet)
+    told = str(caught.value)
+    assert told.startswith(f"{sheet} column 'Mpp': did you mean 'mpp'? rename it; : a column has no name")
+    assert "line 3: slide 'S0' is listed twice (first on line 2)" in told
+    assert told.count("listed twice") == 8
+    assert told.endswith("; and 4 more")

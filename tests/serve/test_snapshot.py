@@ -81,6 +81,18 @@ def test_the_view_of_a_state_is_opened_once_and_keeps_nothing_that_a_search_read
     assert watched.snapshot(now=True).slides() == ["B1", "C1"]
 
 
+def test_an_answer_says_which_slides_have_no_embeddings_yet(store: Store, serve: Callable[..., Any]) -> None:
+    there = [replace(r, owner="C1") for r in store.manifest("A1").entries.values() if r.kind != "embeddings"]
+    shutil.copytree(Path(store.uri) / "slides" / "A1", Path(store.uri) / "slides" / "C1")
+    store.commit("C1", there)
+    vector = view(store, backbone="testing").numpy()[0].tolist()
+    with serve(Path(store.uri)) as client:
+        answer = client.search(query={"vector": vector}, k=3).json()
+        assert answer["notes"] == ["left out 1 of 3 slides without embeddings of testing: C1"]
+        assert client.search(query={"vector": vector}, k=3, slides=["A1"]).json()["notes"] == []
+        assert client.search(query={"vector": vector}, k=3, slides=["C1"]).status == 404
+
+
 def test_only_some_views_stay_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "VIEWS", 2)
     now = Watched(store, refresh_s=3600).snapshot()

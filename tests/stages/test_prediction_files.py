@@ -6,6 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,6 +121,28 @@ def test_several_slides_make_several_files_where_a_file_is_of_one_image(
     assert table.columns.tolist() == ["call", "region", "tumour"]
     assert len(table) == len(objects(tmp_path / "A1.geojson")) + len(objects(tmp_path / "B1.geojson"))
     assert "must end in" in cli(*common, tmp_path / "all.txt", code=2).stderr
+
+
+def test_genes_choose_the_columns_of_every_table(store: hs.Store, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    place = store.uri.removeprefix("file://")
+    common = ("predict", place, "--head", "r", "--tiles", "spots", "--slides", "A1,B1", "--genes")
+    told = cli(*common, "MORPH01", "-o", tmp_path / "no.csv", code=2)
+    assert "did you mean 'MORPH001'" in told.stderr
+    assert not (tmp_path / "no.csv").exists()
+    whole = write_predictions(store, ["A1", "B1"], "r", tmp_path / "whole.csv", tiles="spots")
+    everything = pd.read_csv(whole, index_col=0)
+    assert everything.columns.tolist() == ["MORPH001", "PLACE001"]
+    cli(*common, "PLACE001,MORPH001", "-o", tmp_path / "both.csv")
+    assert pd.read_csv(tmp_path / "both.csv", index_col=0).equals(everything[["PLACE001", "MORPH001"]])
+    for end, read in ((".h5ad", ad.read_h5ad), (".zarr", ad.read_zarr)):
+        cli(*common, "PLACE001", "-o", tmp_path / f"one{end}")
+        one = read(tmp_path / f"one{end}")
+        assert one.var_names.tolist() == ["PLACE001"]
+        assert np.allclose(one.X[:, 0], everything["PLACE001"].to_numpy(), equal_nan=True)
+    of_classes = write_predictions(store, ["A1"], "c", tmp_path / "c.h5ad", tiles="spots", names=["region"])
+    classes = ad.read_h5ad(of_classes)
+    assert classes.var_names.tolist() == ["region"]
+    assert set(classes.obs["call"].cat.categories) <= {"region", "tumour"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from histostore.blocks.address import Address
 from histostore.blocks.slide_rows import SlideRows
 from histostore.errors import DataError
-from histostore.genes import join_genes, stack_counts
+from histostore.genes import Listed, check_naming, join_genes, stack_counts
 from histostore.tables import Counts
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def count_blocks(parts: Sequence[Part], how: str | tuple[str, ...], most: int = 
     ------
     DataError
         A row has no counts.
+    AlignmentError
+        Two slides name genes differently.
     """
     opened = [SlideRows.of(p).open(p.store) for p in parts if p.expression is not None or len(p)]
     for rows in opened:
@@ -78,6 +80,7 @@ def count_blocks(parts: Sequence[Part], how: str | tuple[str, ...], most: int = 
         if without:
             slide = rows.which.slide
             raise DataError(f"{without} of {len(rows)} rows of slide '{slide}' have no counts; take view.with_counts()")
+    check_naming((Listed(r.which.slide, r.genes.ids, r.whole_transcriptome) for r in opened if len(r)), how)
     lists = {id(rows.genes): rows.genes for rows in opened}
     genes = join_genes([_named(one) for one in lists.values()], how)
     has = {key: len(set(genes.ids) & set(one.ids)) for key, one in lists.items()}

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import chosen_slides, each, names, pairs, show, show_stage, the_store
+from histostore.cli.common import check_somewhere, chosen_slides, each, names, pairs, show, show_stage, the_store
 from histostore.cli.progress import Line
 from histostore.cli.workers import client_of, show_each, wants_workers
 from histostore.errors import UsageError
@@ -15,9 +15,9 @@ from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Sequence
 
-    from histostore.io.sheet import Sample
+    from histostore.io.sheet import BadRow, Sample
     from histostore.protocols import Backbone
     from histostore.stages.result import StageResult
     from histostore.store.store import Store
@@ -28,8 +28,10 @@ CHUNK_ROWS = 256
 
 def ingest(args: argparse.Namespace) -> int:
     """Bring slides in."""
+    from histostore.io.sheet import BadRow
     from histostore.stages.ingest import IngestSpec
     from histostore.stages.ingest import ingest as run
+    from histostore.stages.twins import Twins
 
     store, line = the_store(args, writing=True), Line()
     spec = IngestSpec(
@@ -40,22 +42,26 @@ def ingest(args: argparse.Namespace) -> int:
     if backbones and args.px is None:
         raise UsageError("--embed tiles at spots: give their size with --px")
 
-    def one(sample: Sample) -> Iterable[StageResult]:
-        yield run(store, sample, spec, progress=line)
+    twins = Twins(store)
+
+    def one(sample: Sample | BadRow) -> Iterable[StageResult]:
+        if isinstance(sample, BadRow):
+            raise sample.error
+        yield run(store, sample, spec, twins=twins, progress=line)
         if backbones:
             yield from _tile_and_embed(store, sample.slide, args.px, backbones, line)
 
-    return each(((s.slide, partial(one, s)) for s in _samples(args)), args)
+    return each(((s.slide, partial(one, s)) for s in _samples(args)), args, own_inputs=True)
 
 
-def _samples(args: argparse.Namespace) -> list[Sample]:
-    from histostore.io.sheet import Sample, read_sheet
+def _samples(args: argparse.Namespace) -> Sequence[Sample | BadRow]:
+    from histostore.io.sheet import Sample, read_rows
     from histostore.slides.remote import is_remote
 
     if (args.sheet is None) == (args.slide is None):
         raise UsageError("give --sheet, or one slide with --slide and --image")
     if args.sheet is not None:
-        return list(read_sheet(args.sheet))
+        return read_rows(args.sheet)
     if (args.image is None) == (args.image_folder is None):
         raise UsageError(f"slide '{args.slide}' needs its --image, or an --image-folder")
 
@@ -122,6 +128,9 @@ def tile(args: argparse.Namespace) -> int:
 
     store, line = the_store(args, writing=True), Line()
     spec, pixels = _tile_spec(args), PixelSpec(codec=args.codec, quality=args.quality, shard_tiles=args.shard_tiles)
+    slides = chosen_slides(store, args)
+    check_somewhere(store, slides, "points", None if args.grid else args.at)
+    check_somewhere(store, slides, "regions", args.region)
     if args.dry_run:
         from histostore.cli.estimates import show_tiling
 
@@ -139,7 +148,6 @@ def tile(args: argparse.Namespace) -> int:
             tile_picture(store, slide, args.name or spec.default_name, Path(args.picture) / f"{slide}.png")
 
     if wants_workers(args):
-        slides = chosen_slides(store, args)
         with client_of(args) as client:
             from histostore.scale.run import tile_slides
 
@@ -150,13 +158,7 @@ def tile(args: argparse.Namespace) -> int:
         yield run(store, slide, spec, progress=line, **how)
         draw(slide)
 
-    return each(_by_slide(store, args, one), args)
-
-
-def _by_slide(
-    store: Store, args: argparse.Namespace, one: Callable[[str], Iterable[StageResult]]
-) -> Iterable[tuple[str, Callable[[], Iterable[StageResult]]]]:
-    return [(s, partial(one, s)) for s in chosen_slides(store, args)]
+    return each([(s, partial(one, s)) for s in slides], args)
 
 
 def _tile_spec(args: argparse.Namespace) -> TileSpec:
@@ -233,6 +235,7 @@ def embed(args: argparse.Namespace) -> int:
 
     store, line = the_store(args, writing=True), Line()
     slides = chosen_slides(store, args)
+    check_somewhere(store, slides, "tiles", args.tiles)
     if args.shard_rows > CHUNK_ROWS and args.shard_rows % CHUNK_ROWS:
         raise UsageError(f"--shard-rows is {args.shard_rows}: give at most {CHUNK_ROWS}, or a multiple of it")
     loading: dict[str, Any] = {

@@ -14,6 +14,7 @@ from histostore.cli.workers import client_of, wants_workers
 if TYPE_CHECKING:
     import argparse
 
+    from histostore.store.gc import GcReport
     from histostore.store.store import Store
 
 EXIT_DAMAGED = 3
@@ -103,11 +104,19 @@ def gc(args: argparse.Namespace) -> None:
     if args.run:
         done = run_gc(plan, erase=args.erase)
         removed = {"files": done.files, "bytes": done.bytes, "kept": len(done.kept)}
-        lines.append(f"removed {done.files:,} files, {done.bytes / 1e6:,.1f} MB; kept {len(done.kept)}")
+        lines.append(f"removed {done.files:,} of {plan.files:,} files, {done.bytes / 1e6:,.1f} MB{_stayed(done)}")
     elif plan.items:
         lines.append("nothing was removed; add --run to remove it")
     planned = {why: {"files": n, "bytes": size} for why, (n, size) in plan.by_reason().items()}
     show({"planned": planned, "groups": rows, "removed": removed}, "\n".join(lines), args)
+
+
+def _stayed(done: GcReport) -> str:
+    """Say what was planned and is still there."""
+    deleted = sum(i.files for i in done.kept if i.reason == "deleted")
+    other = sum(i.files for i in done.kept) - deleted
+    text = f"; {deleted:,} files of deleted slides stay until --erase --run" if deleted else ""
+    return f"{text}; {other:,} files stay, wanted again or in use by now" if other else text
 
 
 def delete(args: argparse.Namespace) -> None:

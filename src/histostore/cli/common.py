@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostore.cli.main import report
-from histostore.errors import ConflictError, HistostoreError, StorageError, UsageError
+from histostore.errors import ConflictError, HistostoreError, NotFoundError, StorageError, UsageError, near
 from histostore.schema.kinds import check_format
+from histostore.store.catalog import known_slides
 from histostore.store.store import open_store
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from histostore.stages.result import StageResult
     from histostore.store.store import Store
@@ -26,6 +27,9 @@ def the_store(args: argparse.Namespace, *, writing: bool = False) -> Store:
     store = open_store(args.store)
     check_format(store.format, where=store.uri, writing=writing)
     return store
+
+
+EXIT_USAGE = UsageError.exit_code
 
 
 def names(text: str | None) -> list[str] | None:
@@ -47,6 +51,25 @@ def chosen_slides(store: Store, args: argparse.Namespace) -> list[str]:
     for slide in slides:
         store.slide(slide)
     return slides
+
+
+def check_somewhere(store: Store, slides: Sequence[str], kind: str, name: str | None) -> None:
+    """Check that one of many slides has a group that a command names; those that have not are told one by one.
+
+    Raises
+    ------
+    NotFoundError
+        None has.
+    """
+    key = f"{kind}/{name}"
+    if name is None or len(slides) == 1 or key in store.slide(slides[0]).entries:
+        return
+    entries = [known.manifest.entries for known in known_slides(store, slides)]
+    if any(key in of for of in entries):
+        return
+    there = sorted({other.removeprefix(f"{kind}/") for of in entries for other in of if other.startswith(f"{kind}/")})
+    have = f"there are {', '.join(there)}" if there else f"there are no {kind} yet"
+    raise NotFoundError(f"none of the {len(slides):,} slides has {kind} '{name}'{near(name, there)}; {have}")
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
@@ -85,6 +108,12 @@ def show(value: dict[str, Any], text: str, args: argparse.Namespace) -> None:
     print(json.dumps(_finite(value), allow_nan=False) if args.json else text, flush=True)
 
 
+def say_left_out(note: str | None) -> None:
+    """Tell people, beside the result, which slides it was made without."""
+    if note is not None:
+        print(f"histostore: {note}", file=sys.stderr)
+
+
 def _finite(value: Any) -> Any:
     match value:
         case dict():
@@ -110,17 +139,28 @@ def show_stage(result: StageResult, args: argparse.Namespace) -> None:
             print(f"  {note}")
 
 
-def each(items: Iterable[tuple[str, Callable[[], Iterable[StageResult]]]], args: argparse.Namespace) -> int:
+def each(
+    items: Iterable[tuple[str, Callable[[], Iterable[StageResult]]]],
+    args: argparse.Namespace,
+    *,
+    own_inputs: bool = False,
+) -> int:
     """Run one slide after the other; a failing one is reported and the others go on.
 
-    They do not where the disk refuses: it would refuse them too.
+    They do not where the disk refuses, and where the first two are told the same, word for word, about the call: the
+    others would be too, and it is said once.
+
+    Parameters
+    ----------
+    own_inputs
+        Slides have options of their own (lines of a sheet): each is told what is wrong with its own.
 
     Returns
     -------
     int
         0, or the highest exit code of the failures.
     """
-    worst, failed, rest = 0, [], list(items)
+    worst, failed, rest, first, alike = 0, [], list(items), "", False
     n = len(rest)
     while rest:
         name, run = rest.pop(0)
@@ -129,12 +169,18 @@ def each(items: Iterable[tuple[str, Callable[[], Iterable[StageResult]]]], args:
                 show_stage(result, args)
         except HistostoreError as error:
             failed.append(name)
+            told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+            alike = told == first and n - len(rest) == 2 and error.exit_code == EXIT_USAGE and not own_inputs
+            if alike:
+                break
+            first = first or told
             worst = max(worst, report(error, args, where=name))
             if isinstance(error, StorageError):
                 break
     if failed and n > 1:
         done = n - len(failed) - len(rest)
-        others = [f"{k} {what}" for k, what in ((done, "done"), (len(rest), "not tried")) if k]
+        untried = "not tried: the same would be said of them" if alike else "not tried"
+        others = [f"{k} {what}" for k, what in ((done, "done"), (len(rest), untried)) if k]
         said = f"histostore: {len(failed)} of {n} slides failed: {', '.join(failed)}"
         print("; ".join([said, *others]), file=sys.stderr)
     return worst

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 def show_tiling(store: Store, spec: TileSpec, pixels: PixelSpec, args: argparse.Namespace) -> int:
     """Print what `tile` would take."""
-    from histostore.stages.estimate import estimate_tiling
+    from histostore.stages.estimate import Probes, estimate_tiling
+
+    probes = Probes()
 
     def one(slide: str) -> list[Estimate]:
         options: dict[str, Any] = {"name": args.name, "replace": args.replace, "read_threads": args.read_threads}
-        return [estimate_tiling(store, slide, spec, pixels=pixels, **options)]
+        return [estimate_tiling(store, slide, spec, pixels=pixels, probes=probes, **options)]
 
     return _each(store, chosen_slides(store, args), one, args)
 
@@ -35,12 +37,14 @@ def show_embedding(
     store: Store, slides: Sequence[str], backbones: Sequence[Backbone], spec: EmbeddingSpec, args: argparse.Namespace
 ) -> int:
     """Print what `embed` would take."""
-    from histostore.stages.estimate import estimate_embedding
+    from histostore.stages.estimate import Probes, estimate_embedding
+
+    probes = Probes()
 
     def one(slide: str) -> list[Estimate]:
         return estimate_embedding(
             store, slide, backbones, tiles=args.tiles, spec=spec, batch=args.batch, read_threads=args.read_threads,
-            replace=args.replace, allow_mpp=args.allow_mpp,
+            replace=args.replace, allow_mpp=args.allow_mpp, probes=probes,
         )  # fmt: skip
 
     return _each(store, slides, one, args)
@@ -92,6 +96,9 @@ def _each(store: Store, slides: Sequence[str], one: Callable[[str], list[Estimat
         text += f"; {total['free'] / 1e9:,.1f} GB are free"
         if total["bytes"][2] > total["free"]:
             text += ": NOT ENOUGH"
+    measured, more = ({e.slide for e in found if not _is_done(e) and bool(e.probed) == own} for own in (True, False))
+    if measured and more:
+        text += f"\nmeasured on the first {len(measured)} slides, the {len(more):,} others by proportion"
     text += "\nnothing was written; low and high are the fastest and slowest part of the probe, without fsync"
     show({"estimates": [e.to_json() for e in found], "total": total}, text, args)
     return worst

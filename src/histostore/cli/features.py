@@ -40,7 +40,7 @@ def import_(args: argparse.Namespace) -> int:
             store, slide, features, spec, image=image, meta=meta, replace=args.replace, progress=line
         )  # fmt: skip
 
-    return each(((slide, partial(one, slide, file)) for slide, file in found), args)
+    return each(((slide, partial(one, slide, file)) for slide, file in found), args, own_inputs=True)
 
 
 def _image(place: Path, slide: str) -> Path:

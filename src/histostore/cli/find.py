@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import names, show, target, the_store
+from histostore.cli.common import names, say_left_out, show, target, the_store
 from histostore.cli.progress import Line
 from histostore.cli.workers import client_of, wants_workers
 from histostore.errors import UsageError
@@ -40,6 +40,7 @@ def index(args: argparse.Namespace) -> None:
     for n, what in ((result.added, "added"), (result.removed, "removed"), (result.skipped, "without an embedding")):
         text += f", {n:,} {what}" if n else ""
     spent = sum(result.seconds.values())
+    say_left_out(result.note)
     show(result.to_json(), text + (f" [{spent:.1f} s]" if spent else ""), args)
 
 
@@ -86,10 +87,28 @@ def search(args: argparse.Namespace) -> None:
             raise UsageError("--gallery draws the answer to one spot or image")
         query = tl.read_image(args.image) if args.image is not None else hits.query_tile()
         gallery(query, hits.tiles(), hits.table, query_caption=hits.query, save=drawn)
-    text = hits.table.reset_index().to_string(index=False, float_format=lambda v: f"{v:.4g}")
-    text += "".join(f"\nnote: {note}" for note in hits.notes)
-    value = {"query": hits.query, "hits": hits.table.reset_index().to_dict("records"), "notes": list(hits.notes)}
-    show(value, text, args)
+    notes = [*hits.notes, *_few(len(hits.table), args.k * (len(spots) if spots else 1), args)]
+    lines = [f"note: {note}" for note in notes]
+    if len(hits.table):
+        lines.insert(0, hits.table.reset_index().to_string(index=False, float_format=lambda v: f"{v:.4g}"))
+    say_left_out(hits.view.note())
+    value = {
+        "slides_left_out": dict(hits.view.left_out),
+        "query": hits.query,
+        "hits": hits.table.reset_index().to_dict("records"),
+        "notes": notes,
+    }
+    show(value, "\n".join(lines), args)
+
+
+def _few(found: int, wanted: int, args: argparse.Namespace) -> list[str]:
+    """Say why there are fewer hits than were asked for."""
+    if found >= wanted:
+        return []
+    filters = ("where", "slides", "exclude_same", "exclude_radius_um", "max_distance", "at_most")
+    given = [f"--{name.replace('_', '-')}" for name in filters if getattr(args, name) not in (None, "")]
+    why = f"{', '.join(given)} leave{'s' if len(given) == 1 else ''}" if given else "there are"
+    return [f"no hits: {why} none" if not found else f"{found:,} of {wanted:,}: {why} no more"]
 
 
 def _at_most(text: str | None) -> tuple[str | None, int]:

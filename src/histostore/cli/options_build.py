@@ -26,7 +26,9 @@ def _ingest(p: argparse.ArgumentParser) -> None:
     p.add_argument("--mpp", type=float, metavar="UM", help="µm per full-resolution pixel")
     p.add_argument("--mag", type=float, metavar="X", help="magnification, as another way to say mpp (20 is 0.5)")
     p.add_argument("--st-counts", metavar="TSV", help="ST v1 counts (rows XxY, columns genes)")
-    p.add_argument("--st-spots", metavar="TSV", help="ST v1 spot file (x, y, pixel_x, pixel_y)")
+    p.add_argument(
+        "--st-spots", metavar="TSV", help="ST v1 spot file (x, y, pixel_x, pixel_y); alone: a slide to predict"
+    )
     p.add_argument("--visium", metavar="DIR", help="a Space Ranger outs folder")
     p.add_argument("--anndata", metavar="FILE", help="h5ad or zarr with obsm['spatial']")
     p.add_argument("--points", metavar="CSV", help="points of your own (id, x, y)")

@@ -68,7 +68,7 @@ def _predict(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--genes",
         metavar="A,B",
-        help="which genes to draw (default: the first four), or to put into .geojson, .loupe.csv",
+        help="which genes to draw (default: the first four) and to write into the file (default: all)",
     )
     p.add_argument("--replace", action="store_true", help="let the name move to the new predictions")
     on_workers(p, gpu=True)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import chosen_slides, each, names, show, target, the_store
+from histostore.cli.common import check_somewhere, chosen_slides, each, names, say_left_out, show, target, the_store
 from histostore.cli.progress import Line
 from histostore.cli.workers import client_of, show_each, wants_workers
 from histostore.errors import UsageError
@@ -66,6 +66,8 @@ def fit(args: argparse.Namespace) -> None:
 
         write_protocol(protocol, result)
     value = result.evaluation.to_json() | {"left_out": dict(result.left_out), "head": result.name}
+    value["slides_left_out"] = dict(result.data.view.left_out)
+    say_left_out(result.data.view.note())
     show(value, _fit_text(result, args), args)
 
 
@@ -106,6 +108,8 @@ def _fit_text(result: FitResult, args: argparse.Namespace) -> str:
         wide = evaluation.summary
     else:
         what = f"{args.genes if result.spec.task == 'genes' else args.target}, mean Pearson r by held-out fold"
+        if result.spec.bag is None:
+            what += " (of a fold: the mean over its slides)"
         wide = score_table(evaluation)
         for metric in ("spearman", "mse", "r2"):
             wide[f"{metric} (mean)"] = evaluation.summary[metric]
@@ -138,12 +142,16 @@ def _chosen(chosen: dict[str, Any]) -> str:
 
 def predict(args: argparse.Namespace) -> int:
     """Apply a saved head."""
+    from histostore.stages.fit import load_head
+    from histostore.stages.predict import check_names, write_predictions
     from histostore.stages.predict import predict as run
-    from histostore.stages.predict import write_predictions
 
     store = the_store(args, writing=True)
     slides = chosen_slides(store, args)
+    check_somewhere(store, slides, "tiles", args.tiles)
     files = _prediction_files(args, slides)
+    if args.genes is not None:
+        check_names(args.head, load_head(store, args.head)[0].names, names(args.genes))
 
     def one(slide: str) -> list[StageResult]:
         return [run(store, slide, args.head, tiles=args.tiles, replace=args.replace)]
@@ -219,17 +227,20 @@ def review(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     """Write a cohort as AnnData."""
     from histostore.stages.export import check_target, write_adata
-    from histostore.view import view
+    from histostore.view import refuse_none, view
 
     store, path = the_store(args), check_target(args.output, overwrite=args.overwrite)
     rows = view(
         store, backbone=names(args.backbone), tiles=args.tiles, slides=names(args.slides), where=args.where,
         genes=args.genes,
     )  # fmt: skip
+    refuse_none(rows, args.where)
+    say_left_out(rows.note())
     adata = rows.to_adata(images=not args.no_images, counts=False if args.no_counts else None)
     write_adata(adata, path, overwrite=args.overwrite)
     left = dict(adata.uns["histostore"]["left_out"])
     said = ", ".join(f"{n} {what}" for what, n in left.items() if n)
     text = f"wrote {path}: {adata.n_obs:,} rows x {adata.n_vars:,} genes, {', '.join(adata.obsm)}"
-    show({"written": str(path), "n_obs": adata.n_obs, "n_vars": adata.n_vars, "left_out": left},
+    value = {"written": str(path), "n_obs": adata.n_obs, "n_vars": adata.n_vars, "left_out": left}
+    show(value | {"slides_left_out": dict(rows.left_out)},
          text + (f"; left out: {said}" if said else ""), args)  # fmt: skip

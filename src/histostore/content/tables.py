@@ -186,8 +186,8 @@ def write_labels(store: Store, slide: str, name: str, table: pd.DataFrame, point
     }
     with store.begin(slide, "labels", name, spec=spec, inputs=inputs) as writer:
         if writer.sealed is None:
-            writer.put_array("numeric", values, dims=("point", "column"))
-            writer.put_array("codes", codes, dims=("point", "column"))
+            writer.put_array("numeric", values, dims=("point", "numeric_column"))
+            writer.put_array("codes", codes, dims=("point", "code_column"))
         return writer.seal(rows=len(table), attrs=attrs)
 
 

@@ -128,7 +128,7 @@ def _float(text: str) -> float:
         return math.nan
 
 
-def read_delimited(path: str | Path, *, header: Sequence[str] | None = None) -> TextTable:
+def read_delimited(path: str | Path, *, header: Sequence[str] | None = None, skip_blank: bool = False) -> TextTable:
     """Read a CSV or TSV file, plain or gzip, without guessing at its values.
 
     The delimiter is the tab if the first line holds one, else the semicolon if it holds no comma, else the comma.
@@ -140,6 +140,8 @@ def read_delimited(path: str | Path, *, header: Sequence[str] | None = None) -> 
         The file.
     header
         Names of the columns of a file that has no header line.
+    skip_blank
+        Leave out lines of delimiters alone, as spreadsheets write them below a table.
 
     Raises
     ------
@@ -155,8 +157,9 @@ def read_delimited(path: str | Path, *, header: Sequence[str] | None = None) -> 
     lines: list[int] = []
     try:
         for row in reader:
-            if row:
-                rows.append(tuple(value.strip() for value in row))
+            values = tuple(value.strip() for value in row)
+            if any(values) or (row and not skip_blank):
+                rows.append(values)
                 lines.append(reader.line_num)
     except csv.Error as error:
         msg = f"{path} line {reader.line_num}: {error}"

@@ -145,7 +145,7 @@ def resolve_mpp(
             continue
         words = f"{_label(origin)} is {mpp:.4g} but {_label(other)} is {value:.4g} µm per pixel"
         if not force:
-            msg = f"{words} ({apart:.0%} apart, at most {TOLERANCE:.0%}); find out which is right, then pass force_mpp"
+            msg = f"{words} ({apart:.1%} apart, at most {TOLERANCE:.0%}); find out which is right, then pass force_mpp"
             raise SlideError(msg)
         notes.append(f"{words}: {_label(origin)} was taken by force")
     return mpp, origin, tuple(notes)

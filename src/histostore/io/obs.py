@@ -136,9 +136,10 @@ def join_obs(
         if matched and matched >= min_match * len(table):
             break
     matched, columns, point_of_row = best
-    shown = ", ".join(repr(name) for name in columns)
+    shown = ", ".join(repr(name) if name else "the column without a name" for name in columns)
     if matched <= 0 or matched < min_match * len(table):
-        tried = f"best by {shown}" if columns else f"columns are {first_few(table.columns, 8)}"
+        named = [name or "(one without a name)" for name in table.columns]
+        tried = f"best by {shown}" if matched > 0 else f"columns are {first_few(named, 8)}"
         msg = (
             f"{max(matched, 0)} of {len(table)} rows of the table have a spot, at least {min_match:.0%} must ({tried})"
         )

@@ -14,12 +14,14 @@ from histostore.io.check import check_not_empty
 from histostore.io.delimited import read_delimited
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 FILE_COLUMNS = ("image", "st_counts", "st_spots", "visium", "anndata", "points", "obs", "geojson")
 NUMBER_COLUMNS = ("mpp", "mag")
 _ADDRESS = re.compile(r"(https?|s3|gs|az)://", re.IGNORECASE)
 COLUMNS = ("slide", *FILE_COLUMNS, *NUMBER_COLUMNS)
+MAX_NAMED = 10
+"""Faults that one message names; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,97 +47,131 @@ class Sample:
     """The other columns, as written: "NA" is text; empty fields are left out."""
 
 
-def read_sheet(path: str | Path) -> list[Sample]:
-    """Read a CSV or TSV sample sheet.
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A line of a sheet that is no slide: what it is called there, and what is wrong with it."""
 
-    Columns ``slide`` and ``image`` are needed; known others are mpp, mag, st_counts and st_spots (together),
-    visium, anndata, points, obs, geojson. Any further column is metadata (patient, centre, stain, …).
+    slide: str
+    """Its slide id as written; ``line 3`` where that is empty."""
+    error: DataError
+
+
+def read_sheet(path: str | Path) -> list[Sample]:
+    """Read a CSV or TSV sample sheet of which every line is a slide that can be ingested.
+
+    Columns ``slide`` and ``image`` are needed; known others are mpp, mag, st_spots (with st_counts, or alone),
+    visium, anndata, points, obs, geojson. Any further column is metadata (patient, centre, stain, …). Lines that are
+    empty, as spreadsheets write them below a table, are none.
 
     Raises
     ------
     DataError
-        With the line: missing columns, a column name just beside a known one, files that do not exist, a slide
-        listed twice, names that cannot be slides, several assays or resolutions for one slide.
+        What is wrong with the sheet (see `read_rows`) or with lines of it, the first ten with their line: files that do
+        not exist, names that cannot be slides, values that are no numbers, several assays or resolutions for one slide.
     """
-    table = read_delimited(path)
-    _check_columns(table.columns, path)
+    rows = read_rows(path)
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    if bad:
+        raise DataError(_together([str(row.error) for row in bad]))
+    return [row for row in rows if isinstance(row, Sample)]
+
+
+def read_rows(path: str | Path) -> list[Sample | BadRow]:
+    """Read a sample sheet as `read_sheet` does, and hand back lines that are no slide as what is wrong with them.
+
+    Raises
+    ------
+    DataError
+        What is wrong with the sheet as a whole, all of it: missing columns, a column without a name or just beside a
+        known one, slides listed twice; lines of another length, no slides.
+    """
+    table = read_delimited(path, skip_blank=True)
+    values = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    faults = [*_column_faults(table.columns), *_repeats([of.get("slide", "") for of in values], table.lines)]
+    if faults:
+        raise DataError(f"{path}{_together(faults)}")
     check_not_empty(table.rows, "slides", path)
-    samples: list[Sample] = []
-    line_of: dict[str, int] = {}
-    for row, line in zip(table.rows, table.lines, strict=True):
-        values = dict(zip(table.columns, row, strict=True))
-        where = f"{path} line {line}"
-        sample = _sample(values, Path(path).parent, where)
-        earlier = line_of.setdefault(sample.slide, line)
-        if earlier != line:
-            msg = f"{where}: slide '{sample.slide}' is listed twice (first on line {earlier}); names must be unique"
-            raise DataError(msg)
-        samples.append(sample)
-    return samples
+    folder = Path(path).parent
+    return [_row(of, folder, path, line) for of, line in zip(values, table.lines, strict=True)]
+
+
+def _together(faults: Sequence[str]) -> str:
+    more = f"; and {len(faults) - MAX_NAMED:,} more" if len(faults) > MAX_NAMED else ""
+    return "; ".join(faults[:MAX_NAMED]) + more
+
+
+def _repeats(slides: Sequence[str], lines: Sequence[int]) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for slide, line in zip(slides, lines, strict=True):
+        if slide and (earlier := first.setdefault(slide, line)) != line:
+            yield f" line {line}: slide '{slide}' is listed twice (first on line {earlier}); names must be unique"
+
+
+def _row(values: Mapping[str, str], folder: Path, path: str | Path, line: int) -> Sample | BadRow:
+    try:
+        return _sample(values, folder, f"{path} line {line}")
+    except DataError as error:
+        return BadRow(values["slide"] or f"line {line}", error)
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_").replace(" ", "_").rstrip("s")
 
 
-def _check_columns(columns: tuple[str, ...], path: str | Path) -> None:
-    missing = [name for name in ("slide", "image") if name not in columns]
+def _column_faults(columns: Sequence[str]) -> Iterator[str]:
     known = {_plain(name): name for name in COLUMNS}
     for name in columns:
         meant = known.get(_plain(name))
         # metadata may have any name, but a slide that silently loses its counts is worse than a question
         if meant and name != meant:
-            msg = f"{path} column '{name}': did you mean '{meant}'? rename it"
-            raise DataError(msg)
+            yield f" column '{name}': did you mean '{meant}'? rename it"
         if not name:
-            msg = f"{path}: a column has no name; name it or drop it"
-            raise DataError(msg)
-    if missing:
-        msg = f"{path} has no column '{missing[0]}'; slide and image are needed, it has {', '.join(columns)}"
-        raise DataError(msg)
+            yield ": a column has no name; name it or drop it"
+    for name in ("slide", "image"):
+        if name not in columns:
+            yield f" has no column '{name}'; slide and image are needed, it has {', '.join(columns)}"
 
 
 def _sample(values: Mapping[str, str], folder: Path, where: str) -> Sample:
+    """Return a line as a slide; all that is wrong with it is one error."""
+    faults: list[str] = []
     try:
-        slide = check_slug(values["slide"], "slide name")
+        check_slug(values["slide"], "slide name")
     except UsageError as error:
-        msg = f"{where} column 'slide': {error}"
-        raise DataError(msg) from None
+        faults.append(f" column 'slide': {error}")
     if not values["image"]:
-        msg = f"{where} column 'image' is empty; each slide needs its image"
-        raise DataError(msg)
-    fields: dict[str, Any] = {name: _file(values.get(name, ""), name, folder, where) for name in FILE_COLUMNS}
-    fields |= {name: _number(values.get(name, ""), name, where) for name in NUMBER_COLUMNS}
-    if bool(fields["st_counts"]) != bool(fields["st_spots"]):
-        msg = f"{where}: st_counts and st_spots belong together, one of them is empty"
-        raise DataError(msg)
-    assays = [name for name in ("st_counts", "visium", "anndata") if fields[name]]
+        faults.append(" column 'image' is empty; each slide needs its image")
+    fields: dict[str, Any] = {name: _file(values.get(name, ""), name, folder, faults) for name in FILE_COLUMNS}
+    fields |= {name: _number(values.get(name, ""), name, faults) for name in NUMBER_COLUMNS}
+    given = [name for name in COLUMNS if values.get(name)]
+    if "st_counts" in given and "st_spots" not in given:
+        faults.append(": st_counts and st_spots belong together, st_spots is empty")
+    assays = [name for name in ("st_spots", "visium", "anndata", "points") if name in given]
     if len(assays) > 1:
-        msg = f"{where}: a slide has one assay, here are {' and '.join(assays)}"
-        raise DataError(msg)
-    if fields["mpp"] and fields["mag"]:
-        msg = f"{where}: give mpp or mag, one of them"
-        raise DataError(msg)
+        faults.append(f": a slide has one assay, here are {' and '.join(assays)}")
+    if "mpp" in given and "mag" in given:
+        faults.append(": give mpp or mag, one of them")
+    if faults:
+        raise DataError(f"{where}{_together(faults)}")
     meta = {name: value for name, value in values.items() if name not in COLUMNS and value}
-    return Sample(slide=slide, meta=meta, **fields)
+    return Sample(slide=values["slide"], meta=meta, **fields)
 
 
-def _file(text: str, name: str, folder: Path, where: str) -> Path | str | None:
+def _file(text: str, name: str, folder: Path, faults: list[str]) -> Path | str | None:
     if not text:
         return None
     if "\x00" in text:
-        msg = f"{where} column '{name}': a path cannot hold NUL"
-        raise DataError(msg)
+        faults.append(f" column '{name}': a path cannot hold NUL")
+        return None
     if name == "image" and _ADDRESS.match(text):
         return text
     path = folder / text
     if not path.exists():
-        msg = f"{where} column '{name}': {path} does not exist (paths are relative to the sheet)"
-        raise DataError(msg)
+        faults.append(f" column '{name}': {path} does not exist (paths are relative to the sheet)")
     return path
 
 
-def _number(text: str, name: str, where: str) -> float | None:
+def _number(text: str, name: str, faults: list[str]) -> float | None:
     if not text:
         return None
     try:
@@ -143,6 +179,5 @@ def _number(text: str, name: str, where: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value <= 0:
-        msg = f"{where} column '{name}': {text!r} is no positive number"
-        raise DataError(msg)
+        faults.append(f" column '{name}': {text!r} is no positive number")
     return value

@@ -149,6 +149,13 @@ def run_job(job: Job, folder: Path, name: str, *, again: bool, progress: Progres
         return dataclasses.replace(before, name=name)
     if before is not None and before.status in ("failed", "unfinished"):
         progress.say(f"run '{name}' is {before.status}; it is made anew")
+    if job.recipe.check is not None:
+        try:
+            job.recipe.check(job.store, job.settings)
+        except HistostoreError:
+            raise
+        except Exception as error:
+            raise _told(error, job.recipe) from error
     keeper = RunFolder(folder)
     try:
         _keep(job, keeper, name, progress)

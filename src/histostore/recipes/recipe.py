@@ -42,6 +42,8 @@ class Recipe:
     """A frozen dataclass; every field has a type and a default, and its metadata may hold ``help``."""
     run: Callable[[Any, Any, RunReport], Results]
     """``run(store, settings, report)``; the store is None for a recipe that needs none."""
+    check: Callable[[Any, Any], None] | None = None
+    """``check(store, settings)`` raises, before anything is done, for settings that cannot be (see `check_fit`)."""
     reproduces: str = ""
     differs: str = ""
     published: Mapping[str, float] = field(default_factory=dict)

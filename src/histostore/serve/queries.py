@@ -111,7 +111,7 @@ def search(store: Snapshot, asked: dict[str, Any], *, embedders: Embedders, limi
         "backbone": hits.view.backbones[0] if hits.view.backbones else None,
         "metric": hits.metric,
         "hits": [_hit(row, hits.query, columns) for row in found],
-        "notes": list(hits.notes),
+        "notes": [*hits.notes, *([note] if (note := hits.view.note()) is not None else [])],
     }
 
 

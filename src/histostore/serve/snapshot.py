@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from histostore.opening import open_parts
+from histostore.opening import check_alike, open_parts
 from histostore.stages.search import only_backbone
 from histostore.store.catalog import look, worth_it
 from histostore.store.catalog_entries import Known
@@ -75,8 +75,9 @@ class Snapshot(Store):
                 name = backbone or only_backbone(self, tiles)
                 chosen = slides if slides is not None else self.slides()
                 known = [Known(self.slide(s), self.headers.get(s, {})) for s in chosen]
-                parts = open_parts(self, known, backbones=[name], tiles=tiles)
-                found = self._views[which] = View(parts, tuple(parts[0].embeddings), "outer", Report())
+                parts, left = open_parts(self, known, backbones=[name], tiles=tiles, named=slides is not None)
+                check_alike(parts)
+                found = self._views[which] = View(parts, tuple(parts[0].embeddings), "outer", Report(), left)
                 for part in parts:  # known to all who search in it
                     len(part)
                     if "meta/meta" in part.headers:

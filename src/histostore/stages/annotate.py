@@ -44,6 +44,8 @@ def annotate_meta(store: Store, slide: str, fields: Mapping[str, str]) -> StageR
 def annotate_table(store: Store, path: str | Path, *, by: str | None = None) -> list[StageResult]:
     """Add the columns of a clinical table to the metadata of the slides it names.
 
+    An empty cell says nothing: what is stored stays (`annotate_meta` with an empty text erases).
+
     Parameters
     ----------
     path
@@ -55,7 +57,7 @@ def annotate_table(store: Store, path: str | Path, *, by: str | None = None) -> 
     Returns
     -------
     list of StageResult
-        One per slide that was changed; the report of the first counts rows that match no slide.
+        One per slide that was changed; the report of the first counts rows that match no slide, and empty cells.
 
     Raises
     ------
@@ -76,9 +78,14 @@ def annotate_table(store: Store, path: str | Path, *, by: str | None = None) -> 
         first = ", ".join(list(rows)[:3])
         have = ", ".join(store.slides()[:3])
         raise DataError(f"{path}: no row matches a slide by '{key}' (rows {first}; slides {have})")
-    results = [annotate_meta(store, s, rows[owner_of[s]]) for s in matched]
+    said = {k: {c: v for c, v in row.items() if v} for k, row in rows.items()}
+    results = [annotate_meta(store, s, said[owner_of[s]]) for s in matched]
+    empty = sum(len(rows[owner_of[s]]) - len(said[owner_of[s]]) for s in matched)
     unused = [r for r in rows if r not in {owner_of[s] for s in matched}]
-    counts = Report({"rows of no slide": len(unused), "slides without a row": len(store.slides()) - len(matched)})
+    counts = Report({
+        "rows of no slide": len(unused), "slides without a row": len(store.slides()) - len(matched),
+        "empty cells left as they were": empty,
+    })  # fmt: skip
     first_result = results[0]
     results[0] = StageResult(
         slide=first_result.slide, stage="annotate", refs=first_result.refs, done=first_result.done,

@@ -198,10 +198,15 @@ class Embedding:
             )
 
     def already(self, store: Store, backbone: BackboneSpec, *, replace: bool, allow_mpp: bool) -> StageResult | None:
-        """Return the result where it is there, None where it is to be made; refuse what the commit would refuse."""
+        """Return the result where it is there, None where it is to be made; refuse what the commit would refuse.
+
+        Where no layout was chosen, the same rows in another one are there as well: only `replace` makes them anew.
+        """
         self.check(store, backbone, allow_mpp=allow_mpp)
         name = self.name(backbone)
         ref = store.committed(self.slide, "embeddings", name, spec=self._spec_json(backbone), inputs=self.inputs)
+        if ref is None and not replace and self.spec == EmbeddingSpec(dtype=self.spec.dtype):
+            ref = self._in_another_layout(store, backbone)
         if ref is not None:
             rows = store.group(ref).rows
             return StageResult(slide=self.slide, stage="embed", refs=(ref,), done="already there", rows=rows)
@@ -211,6 +216,19 @@ class Embedding:
                 "pass --replace to move the name"
             )
         return None
+
+    def _in_another_layout(self, store: Store, backbone: BackboneSpec) -> Ref | None:
+        """Return the embeddings of that name if they differ from what is asked in rows per shard or chunk alone."""
+        ref = store.manifest(self.slide).get("embeddings", self.name(backbone))
+        if ref is None:
+            return None
+        there = store.header(ref)
+        layout = there["spec"].get("layout")
+        if not isinstance(layout, dict):
+            return None
+        rows = {k: layout[k] for k in ("shard_rows", "chunk_rows") if k in layout}
+        asked = {"backbone": backbone.digest, "layout": self.spec.to_json() | rows}
+        return ref if there["spec"] == asked and there["inputs"] == dict(self.inputs) else None
 
     def stored(self, made: EmbeddedShard) -> list[NDArray[Any]]:
         """Return the rows of a shard as they are stored, for each backbone."""

@@ -26,6 +26,7 @@ from histostore.tables import Report
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from histostore.field_of_view import FieldOfView
     from histostore.head_specs import HeadSpec
     from histostore.heads.evaluate import Evaluation
     from histostore.heads.label_evaluation import LabelEvaluation
@@ -148,6 +149,7 @@ def _save(
         "backbone": data.view.backbones[0],
         "backbone_digest": identity["backbone"],
         "tiles": _embedding_attrs(data)["tiles"],
+        "field": list(_field(data)),
         "genes": list(head.names),
         "task": head.spec.task,
         "where": where,
@@ -177,6 +179,12 @@ def _embedding_attrs(data: Training) -> Mapping[str, Any]:
 
 def _trained_on(data: Training) -> dict[str, dict[str, Any]]:
     return {p.slide: _rows_of(p.slide, data) | {"groups": _groups_of(p)} for p in data.view.parts}
+
+
+def _field(data: Training) -> FieldOfView:
+    """Return the field of view of the tiles that a head was trained on: the first that tells its resolution."""
+    fields = [p.field for p in data.view.parts if len(p)]
+    return next((f for f in fields if f.mpp is not None), fields[0])
 
 
 def _identity(spec: HeadSpec, data: Training) -> tuple[dict[str, Any], dict[str, Any]]:

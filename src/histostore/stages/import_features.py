@@ -217,8 +217,8 @@ def _write_tiles(
             geometry = np.column_stack([tiles.centre, tiles.xy0, tissue.astype(np.float64)])
             names = tile_ids(source or f"no image: {slide}", tiles.centre, tiles.edge0, mpp)
             ids = np.column_stack([names, np.arange(n, dtype=np.uint64)])
-            writer.put_array("geometry", geometry, dims=("tile", "column"), attrs={"columns": GEOMETRY})
-            writer.put_array("ids", ids, dims=("tile", "column"), attrs={"columns": IDS})
+            writer.put_array("geometry", geometry, dims=("tile", "measure"), attrs={"columns": GEOMETRY})
+            writer.put_array("ids", ids, dims=("tile", "part"), attrs={"columns": IDS})
             writer.put_array(COORDS, np.ascontiguousarray(features.coords), dims=("tile", "axis"))
         attrs = {"points": spec.tiles, **read_plan(tiles, about), "edge0": tiles.edge0, "mpp": mpp}
         attrs |= {"left_out": {}, "notes": [f"imported from {features.tool}"], "mask_downsample": None}

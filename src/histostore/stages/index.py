@@ -65,12 +65,16 @@ class IndexResult:
     skipped: int
     """Rows without an embedding that could be placed (unreadable tiles)."""
     seconds: Mapping[str, float]
+    left_out: Mapping[str, str]
+    """Slides that nobody named and that have no such embeddings, and what they are without."""
+    note: str | None
+    """A line that says so."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
         return {k: getattr(self, k) for k in ("name", "done", "rows", "added", "removed", "recall", "bytes")} | {
             "segments": list(self.segments), "skipped": self.skipped, "digest": self.ref.digest,
-            "seconds": dict(self.seconds),
+            "seconds": dict(self.seconds), "slides_left_out": dict(self.left_out),
         }  # fmt: skip
 
 
@@ -133,7 +137,7 @@ def index(
     todo = plan_index(store, backbone=backbone, tiles=tiles, slides=slides, spec=spec, name=name, rebuild=rebuild)
     old, rows = todo.old, todo.rows
     if old is not None and todo.is_current and not compact:
-        return _result(todo.name, old.group.ref, "already there", old.snapshot, 0, 0, watch)
+        return _result(todo, old.group.ref, "already there", old.snapshot, 0, 0, watch)
     with tempfile.TemporaryDirectory(prefix="histostore-index-") as made:
         folder = Path(made)
         if old is not None:
@@ -143,14 +147,14 @@ def index(
             if compact and old is not None:
                 snapshot = life.compact(folder, snapshot, embeddings=ById(rows, after), device=device)
         if old is not None and snapshot == old.snapshot:
-            return _result(todo.name, old.group.ref, "already there", snapshot, 0, 0, watch)
+            return _result(todo, old.group.ref, "already there", snapshot, 0, 0, watch)
         with watch.timed("write"):
             ref = _seal(store, todo.name, snapshot, after, old, folder, backbone=rows.backbones[0],
                         tiles=todo.embedded["tiles"], backbone_digest=todo.embedded["backbone_digest"])  # fmt: skip
             expect = {ref.key: todo.held.digest} if todo.held is not None else None
             store.commit(INDEXES, [ref], replace=True, expect=expect)
     done = "built" if old is None else "compacted" if not (added or removed) else "updated"
-    return _result(todo.name, ref, done, snapshot, added, removed, watch)
+    return _result(todo, ref, done, snapshot, added, removed, watch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,9 +348,9 @@ def _copies(store: Store, group: Group, snapshot: Snapshot) -> Copies | None:
 
 
 def _result(
-    name: str, ref: Ref, done: str, snapshot: Snapshot, added: int, removed: int, watch: Stopwatch
+    todo: IndexPlan, ref: Ref, done: str, snapshot: Snapshot, added: int, removed: int, watch: Stopwatch
 ) -> IndexResult:
     segments = tuple(f"{s.report.kind} {s.rows:,}" for s in snapshot.segments)
     skipped = sum(s.report.left_out for s in snapshot.segments)
-    return IndexResult(name, ref, done, snapshot.live, added, removed, snapshot.recall, snapshot.size, segments,
-                       skipped, watch.seconds)  # fmt: skip
+    return IndexResult(todo.name, ref, done, snapshot.live, added, removed, snapshot.recall, snapshot.size, segments,
+                       skipped, watch.seconds, todo.rows.left_out, todo.rows.note())  # fmt: skip

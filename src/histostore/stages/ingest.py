@@ -19,7 +19,7 @@ from histostore.io.geojson import read_geojson
 from histostore.io.mpp import mpp_from_pitch, resolve_mpp
 from histostore.io.obs import join_obs, read_obs_table
 from histostore.io.obs import read_points as read_given_points
-from histostore.io.st import read_st
+from histostore.io.st import read_spots, read_st
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.slides import open_slide
 from histostore.slides.folder import FolderSlide
@@ -29,6 +29,7 @@ from histostore.specs import MaskSpec, SpecBase
 from histostore.stages.image_folder import check_folder, points_of_images
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import mpp_of
+from histostore.stages.twins import Twins
 from histostore.tables import Report
 from histostore.tiles.mask import tissue_mask
 from histostore.units import mpp_of_magnification
@@ -54,7 +55,7 @@ class IngestSpec(SpecBase):
     """How strict ingest is."""
 
     min_match: float = 0.9
-    """Share of the counts' rows that must have a spot."""
+    """Share of the counts' rows that must have a spot, 0-1."""
     drop_off_image: bool = False
     """Leave out spots that lie outside the image instead of refusing."""
     allow_normalised: bool = False
@@ -65,6 +66,10 @@ class IngestSpec(SpecBase):
     """Believe the given mpp although the file or the spot pitch contradicts it."""
     targeted: bool = False
     """The counts (Visium, AnnData) are of a targeted panel: a gene they lack was not measured, and is no 0."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_match <= 1:
+            raise UsageError(f"min_match is {self.min_match:g}, outside 0-1")
 
 
 @dataclass(slots=True)
@@ -79,12 +84,19 @@ class _Assay:
 
 
 def ingest(
-    store: Store, sample: Sample, spec: IngestSpec | None = None, *, progress: Progress | None = None
+    store: Store,
+    sample: Sample,
+    spec: IngestSpec | None = None,
+    *,
+    twins: Twins | None = None,
+    progress: Progress | None = None,
 ) -> StageResult:
     """Bring one slide in.
 
     Writes ``source/image``, ``meta/meta``, and where the sample has them ``points/spots``, ``expression/counts``,
     ``labels/obs`` and ``regions/<file>``, in one commit. Everything is checked before the first byte is written.
+    Another slide with the same image or counts is noted, and said by `progress`; `twins` is what looks for it, one for
+    all slides that are brought in together (by default it looks anew).
 
     Raises
     ------
@@ -95,8 +107,8 @@ def ingest(
     ConflictError
         The slide is there with another image or other counts: a re-scan is a new slide.
     """
-    spec, watch = spec or IngestSpec(), Stopwatch()
-    (progress or Silent()).say(f"ingest {sample.slide}")
+    spec, watch, progress = spec or IngestSpec(), Stopwatch(), progress or Silent()
+    progress.say(f"ingest {sample.slide}")
     _check_names(sample)
     away = is_remote(sample.image)
     path = checked_address(str(sample.image)) if away else Path(sample.image).absolute()
@@ -145,6 +157,10 @@ def ingest(
         except ConflictError as error:
             error.add_note("labels and polygons that change are brought in by annotate")
             raise
+    shared = (twins or Twins(store)).notes(sample.slide, refs)
+    for note in shared:
+        progress.say(note)
+    report = report.merged(Report({}, shared))
     done = outcome(commit, resumed=False) if commit.added else "already there"
     rows = len(assay.points) if assay.points is not None else 0
     return StageResult(
@@ -248,14 +264,16 @@ def _meta(store: Store, sample: Sample, mpp: float, origin: str) -> tuple[Ref, R
 
 
 def _read_assay(sample: Sample, spec: IngestSpec, image: Slide) -> _Assay:
-    kinds = [k for k in ("st_counts", "visium", "anndata", "points") if getattr(sample, k) is not None]
+    kinds = [k for k in ("st_spots", "visium", "anndata", "points") if getattr(sample, k) is not None]
     if len(kinds) > 1:
         raise UsageError(f"slide '{sample.slide}' has {' and '.join(kinds)}: give one source of spots")
+    if sample.st_counts is not None and sample.st_spots is None:
+        raise UsageError(f"slide '{sample.slide}' has st_counts without st_spots: give the spot file too")
     assay = _Assay()
-    if sample.st_counts is not None:
-        if sample.st_spots is None:
-            raise UsageError(f"slide '{sample.slide}' has st_counts without st_spots: give the spot file too")
+    if sample.st_spots is not None and sample.st_counts is not None:
         assay.points, assay.counts = read_st(sample.st_counts, sample.st_spots, allow_normalised=spec.allow_normalised)
+    elif sample.st_spots is not None:  # a slide to predict
+        assay.points = read_spots(sample.st_spots)
     elif sample.visium is not None:
         from histostore.io.visium import read_visium
 

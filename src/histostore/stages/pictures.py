@@ -106,7 +106,10 @@ def _some(fold: FoldResult, values: np.ndarray, index: pd.Index, genes: Sequence
 
 
 def score_table(evaluation: Evaluation, metric: str = "pearson") -> pd.DataFrame:
-    """Return a metric by method and fold, with the mean over folds."""
+    """Return a metric by method and fold, with the mean over folds.
+
+    That of a fold is the mean over its slides, and that of a slide the mean over the targets where it is defined.
+    """
     wide = evaluation.slides.pivot_table(index="method", columns="fold", values=metric, sort=False, dropna=False)
     wide["mean"] = evaluation.summary[metric]
     wide.columns.name, wide.index.name = None, None
@@ -155,6 +158,9 @@ def spread_of_genes(evaluation: Evaluation) -> dict[str, str]:
     return {ranked[at]: why for at, why in names.items()}
 
 
+_PER_SLIDE = "Score of a fold: the mean over its slides, each scored by itself."
+
+
 def _value_sections(evaluation: Evaluation, result: FitResult, rows: str) -> list[Section]:
     genes, spread = best_genes(evaluation, HEATMAP_GENES), spread_of_genes(evaluation)
     truth, prediction = out_of_fold(evaluation, list(result.data.obs.index), list(dict.fromkeys([*genes, *spread])))
@@ -173,7 +179,7 @@ def _value_sections(evaluation: Evaluation, result: FitResult, rows: str) -> lis
         split=evaluation.split_text,
         same_patient=SAME_PATIENT in evaluation.split_text,
         figures=figures,
-        notes=[rows, *evaluation.report.notes],
+        notes=[rows, *([_PER_SLIDE] if result.spec.bag is None else []), *evaluation.report.notes],
     )
     everywhere = [g for g in genes if all(g in f.genes for f in evaluation.folds)]
     return [scored, prediction_section(truth, prediction, spread, panel=everywhere, slides=slides, unit=unit)]

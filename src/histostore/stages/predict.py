@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.content.calls import call_classes
-from histostore.errors import SpecMismatchError, UsageError
+from histostore.errors import NotFoundError, SpecMismatchError, UsageError, near
+from histostore.field_of_view import FieldOfView
 from histostore.progress import Stopwatch
 from histostore.staged import write_text
 from histostore.stages.export import write_adata
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.heads.fitted import FittedHead
+    from histostore.part import Part
     from histostore.store.groups import Group, GroupWriter
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
@@ -145,7 +147,8 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
     Raises
     ------
     SpecMismatchError
-        The slide's embeddings are of another backbone than the head's; both digests are named.
+        The slide's embeddings are of another backbone than the head's (both digests are named), or of tiles of
+        another size or resolution than it was trained on.
     """
     watch = Stopwatch()
     fitted, group = load_head(store, head)
@@ -176,6 +179,8 @@ def begin_predicting(
             f"'{ref.name}' of slide '{slide}' are of {embedded['backbone_digest'][:8]}; "
             "embed with the head's backbone, or fit again"
         )
+    if "field" in about:  # older heads do not say
+        _check_field(part, head, FieldOfView(*about["field"]))
     attrs: dict[str, Any] = {"head": head, "genes": list(fitted.names), "tiles": embedded["tiles"]}
     attrs |= {"per": "slide"} if bag is not None else {}
     attrs |= {"threshold": fitted.threshold} if fitted.threshold is not None else {}
@@ -188,6 +193,14 @@ def begin_predicting(
     if found is None:
         return applying
     return applying.result(store, found, head=group, done="already there", watch=Stopwatch())
+
+
+def _check_field(part: Part, head: str, trained: FieldOfView) -> None:
+    if not part.field.is_like(trained):
+        raise SpecMismatchError(
+            f"head '{head}' was trained on tiles of {trained}, those of slide '{part.slide}' are of "
+            f"{part.field}; tile and embed the slide like those, or fit a head on tiles like these"
+        )
 
 
 def file_format(path: Path) -> str:
@@ -222,10 +235,12 @@ def write_predictions(
         Its end says what it becomes: ``.h5ad`` or ``.zarr`` (AnnData, what is predicted as variables), ``.csv``,
         ``.geojson`` (objects for QuPath) or ``.loupe.csv`` (groups of spots for Loupe Browser).
     names
-        Which of the predicted values go to QuPath (default: all) and Loupe (a head of numbers needs one).
+        Which of the predicted values are written (default: all); Loupe needs some of a head of numbers.
 
     Raises
     ------
+    NotFoundError
+        The head does not predict one of `names`; near ones are suggested.
     UsageError
         Several slides in a file that belongs to one image.
     """
@@ -236,25 +251,40 @@ def write_predictions(
         write = write_geojson if form == "QuPath" else write_loupe_csv
         return write(read_prediction(store, slides[0], head, tiles=tiles), head, path, names=names, overwrite=overwrite)
     found = [read_prediction(store, s, head, tiles=tiles) for s in slides]
+    for one in found:
+        check_names(head, one.names, names)
     if form == "CSV":
-        return write_text(path, [_with_calls(found).to_csv(lineterminator="\n")], overwrite=overwrite)
-    return write_adata(_as_adata(found, head), path, overwrite=overwrite)
+        return write_text(path, [_with_calls(found, names).to_csv(lineterminator="\n")], overwrite=overwrite)
+    return write_adata(_as_adata(found, head, names), path, overwrite=overwrite)
 
 
-def _with_calls(found: Sequence[Prediction]) -> pd.DataFrame:
+def check_names(head: str, predicted: Sequence[str], names: Sequence[str] | None) -> None:
+    """Refuse values that a head does not predict."""
+    for name in names or ():
+        if name not in predicted:
+            raise NotFoundError(f"head '{head}' does not predict '{name}'{near(name, predicted)}")
+
+
+def _table(found: Sequence[Prediction], names: Sequence[str] | None) -> pd.DataFrame:
+    """Return the predictions of all slides, of `names` alone if there are any."""
     import pandas as pd
 
     table = pd.concat([p.frame() for p in found])
+    return table[list(dict.fromkeys(names))] if names else table
+
+
+def _with_calls(found: Sequence[Prediction], names: Sequence[str] | None) -> pd.DataFrame:
+    table = _table(found, names)
     if found[0].threshold is not None:
         table.insert(0, "call", np.concatenate([p.calls() for p in found]))
     return table
 
 
-def _as_adata(found: Sequence[Prediction], head: str) -> AnnData:
+def _as_adata(found: Sequence[Prediction], head: str, names: Sequence[str] | None) -> AnnData:
     import anndata as ad
     import pandas as pd
 
-    table = pd.concat([p.frame() for p in found])
+    table = _table(found, names)
     adata = ad.AnnData(X=table.to_numpy(), var=pd.DataFrame(index=table.columns))
     if found[0].per_slide:
         adata.obs = pd.concat([slide_obs(p.view) for p in found])
@@ -263,7 +293,7 @@ def _as_adata(found: Sequence[Prediction], head: str) -> AnnData:
         adata = ad.AnnData(X=adata.X, obs=joined.obs, obsm=dict(joined.obsm), uns=dict(joined.uns), var=adata.var)
     if found[0].threshold is not None:
         calls = np.concatenate([p.calls() for p in found])
-        adata.obs["call"] = pd.Categorical(calls, categories=list(table.columns))
+        adata.obs["call"] = pd.Categorical(calls, categories=list(found[0].names))
     adata.uns["predicted_by"] = head
     return adata
 

@@ -13,6 +13,7 @@ from histostore.errors import NotFoundError, SpecMismatchError, UsageError
 from histostore.index import results
 from histostore.index.exact import search_blocks
 from histostore.index.spec import check_k
+from histostore.opening import check_alike
 from histostore.row_filter import slide_columns
 from histostore.stages.hits import Hits, column_at, hit_table
 from histostore.stages.index import find_index, open_index, stale_slides
@@ -149,7 +150,8 @@ def search(
     UsageError
         Not exactly one query was given, or options that make no sense.
     SpecMismatchError
-        The query is of another width than the embeddings; the index of another metric.
+        The query is of another width than the embeddings, or of tiles of another size or resolution; tiles of two
+        slides are; the index is of another metric.
     """
     check_k(k)
     genes = expressing if expressing is None or isinstance(expressing, Mapping) else dict.fromkeys(expressing, 1.0)
@@ -162,6 +164,8 @@ def search(
     everything, name = rows, _one_backbone(rows)
     asked = Asked(slide=slide, spot=spot, region=region, image=image, vector=vector, embed_with=embed_with)
     query = asked.query(store, name, tiles)
+    if query.single is not None:
+        check_alike([*everything.parts[:1], *query.single[0].parts])
     width = everything.lazy(name).shape[1]
     if query.vectors.shape[1] != width:
         raise SpecMismatchError(f"the query has {query.vectors.shape[1]} features, embeddings '{name}' have {width}")

@@ -152,8 +152,8 @@ def _write_tiles(store: Store, slide: str, spec: TileSpec, name: str, inputs: Ti
     with store.begin(slide, "tiles", name, spec=spec.to_json(), inputs=inputs.to_json()) as writer:
         if writer.sealed is None:
             tables = made.tables()
-            writer.put_array("geometry", tables["geometry"], dims=("tile", "column"), attrs={"columns": GEOMETRY})
-            writer.put_array("ids", tables["ids"], dims=("tile", "column"), attrs={"columns": IDS})
+            writer.put_array("geometry", tables["geometry"], dims=("tile", "measure"), attrs={"columns": GEOMETRY})
+            writer.put_array("ids", tables["ids"], dims=("tile", "part"), attrs={"columns": IDS})
             writer.put_array("mask", tables["mask"], dims=("y", "x"))
         attrs = {
             "points": name if spec.at == "grid" else spec.points,

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from histostore.content.tables import content_digest
-from histostore.errors import NotFoundError, UsageError, near
+from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.heads.labels import class_labels
 from histostore.heads.registry import head_class, names
 from histostore.heads.rows import STREAM_BYTES, RowSource
 from histostore.tables import Report
-from histostore.view import view
+from histostore.view import refuse_none, view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,18 +101,34 @@ def training_data(
     ------
     NotFoundError
         A column that the spec names is not there; near names are suggested.
+    DataError
+        Genes of a slide whose values were normalised before they came in.
     UsageError
-        A slide-level head of genes or tile labels; more embeddings than may be held, for a head that cannot stream.
+        A filter that keeps no row; a slide-level head of genes or tile labels; more embeddings than may be held, for a
+        head that cannot stream.
     """
     rows = view(store, backbone=backbone, tiles=tiles, slides=slides, where=where, region_share=region_share)
+    refuse_none(rows, where)
     if spec.task == "genes":
         if spec.bag is not None:
             raise UsageError("genes are of spots and this head has one row per slide: give columns of a table instead")
         rows = rows.with_counts()
+        _refuse_normalised(rows)
         return _read(rows, spec, in_memory, counted=True)
     if spec.bag is not None:
         return _per_slide(rows, spec, spec.bag)
     return _with_targets(_per_tile(rows, spec, in_memory), spec)
+
+
+def _refuse_normalised(rows: View) -> None:
+    """Refuse genes of slides that hold no counts: every unit of a gene is computed from counts."""
+    bad = [p.slide for p in rows.parts if len(p) and p.normalised]
+    if bad:
+        some = f"{', '.join(bad[:3])}{' …' if len(bad) > 3 else ''}"
+        raise DataError(
+            f"{len(bad)} of {len(rows.parts)} slides have normalised values where counts are needed ({some}): choose "
+            "other slides (--slides), ingest their raw counts, or predict a numeric column instead (--target)"
+        )
 
 
 def _embeddings(rows: View, spec: HeadSpec, in_memory: int | None) -> Table:
@@ -133,7 +149,8 @@ def _embeddings(rows: View, spec: HeadSpec, in_memory: int | None) -> Table:
 
 
 def _per_tile(rows: View, spec: HeadSpec, in_memory: int | None) -> Training:
-    counted = all(p.expression is not None and bool((p.count_row >= 0).all()) for p in rows.parts)
+    # sums of normalised values are no library sizes
+    counted = all(p.expression is not None and not p.normalised and bool((p.count_row >= 0).all()) for p in rows.parts)
     return _read(rows, spec, in_memory, counted=counted)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from histostore.errors import HistostoreError
     from histostore.progress import Progress
     from histostore.store.store import Store
+    from histostore.where import Column
 
 NAME = "catalog.sqlite"
 LEAST_OWNERS = 100
@@ -169,14 +170,16 @@ def slides_where(store: Store, text: str) -> list[str]:
     """
     import numpy as np  # `info` without a filter does without
 
-    from histostore.where import Where, lookup_in
+    from histostore.where import Field, Where, lookup_in
 
     condition = Where.parse(text)
     catalog = look(store, keep=worth_it(store))
     slides = catalog.slides()
     fields = catalog.fields(slides)
-    known = dict.fromkeys(name for of in fields for name in of)
-    columns = {name: np.array([of.get(name) for of in fields], dtype=object) for name in known}
+    columns: dict[str, Column] = {}
+    for name in dict.fromkeys(name for of in fields for name in of):
+        texts = [of.get(name) for of in fields]
+        columns[name] = Field(name, texts).column(np.array(texts, dtype=object))
     columns["slide"] = np.array(slides, dtype=object)
     passed = condition.mask(len(slides), lookup_in(columns))
     return [slide for slide, ok in zip(slides, passed.tolist(), strict=True) if ok]

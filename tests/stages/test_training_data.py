@@ -1,0 +1,115 @@
+"""Which rows of a store work is done on: those with embeddings, those a filter keeps, those with counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+import histostore as hs
+from histostore import pp
+from histostore.errors import DataError, NotFoundError
+from histostore.testing.cohort import write_cohort
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from histostore.testing.cohort import Cohort
+    from tests.conftest import Cli
+
+HEAD = ("--backbone", "testing", "--split", "leave-one-out:slide", "--allow-same-patient")
+RIDGE = (*HEAD, "--genes", "top-mean:5")
+
+
+@pytest.fixture
+def with_another(embedded: Path, cohort: Cohort, tmp_path: Path) -> Path:
+    """Return a store with a third slide that was ingested and no more."""
+    path = shutil.copytree(embedded, tmp_path / "store")
+    first = cohort.slides[0]
+    pp.ingest(
+        hs.open(path), "N1", image=first.image, mpp=2.0, st_counts=first.counts, st_spots=first.spots,
+        meta={"patient": "N"},
+    )  # fmt: skip
+    return path
+
+
+def test_slides_without_embeddings_are_left_out_and_named_where_nobody_asked_for_them(
+    with_another: Path, tmp_path: Path, cli: Cli
+) -> None:
+    store, out = hs.open(with_another), tmp_path / "out.h5ad"
+    note = "left out 1 of 3 slides without embeddings of testing: N1\n"
+    spot = store.view(slides=["A1"]).column("barcode")[0]
+    for command in (
+        ("fit", with_another, *RIDGE),
+        ("index", with_another, "--backbone", "testing"),
+        ("search", with_another, "--slide", "A1", "--spot", spot, "-k", 3),
+        ("export", with_another, "--backbone", "testing", "-o", out, "--overwrite"),
+    ):
+        said = cli(*command, "--json")
+        assert note in said.stderr
+        (line,) = [json.loads(one) for one in said.stdout.splitlines()]
+        assert line["slides_left_out"] == {"N1": "without embeddings of testing"}
+    rows = store.view(backbone="testing")
+    assert rows.slides == ("A1", "B1")
+    assert repr(rows).startswith(f"View of {len(rows)} rows from 2 slides (1 left out)")
+    assert rows.to_adata(images=False).uns["histostore"]["left_out"] == {"slides without embeddings of testing": 1}
+    assert store.view(backbone="testing", tiles="spots").left_out == {"N1": "without embeddings of testing on 'spots'"}
+    assert len(store.view(backbone="testing", where="patient == 'A'")) == len(rows.of_slides(["A1"]))
+
+
+def test_slides_that_are_named_and_stores_without_any_embeddings_are_errors(with_another: Path, tiled: Path) -> None:
+    store = hs.open(with_another)
+    with pytest.raises(NotFoundError, match="slide 'N1' has no embeddings 'testing'"):
+        store.view(backbone="testing", slides=["A1", "N1"])
+    with pytest.raises(NotFoundError, match="slide 'A1' has no embeddings 'testing'"):
+        hs.open(tiled).view(backbone="testing")
+    assert store.view().slides == ("A1", "B1", "N1")
+
+
+def test_a_filter_that_keeps_no_row_is_said_so(embedded: Path, tmp_path: Path, cli: Cli) -> None:
+    said = cli("fit", embedded, *RIDGE, "--where", "patient == 'Q'", code=2).stderr
+    assert "where \"patient == 'Q'\" keeps no row" in said
+    out = tmp_path / "none.h5ad"
+    said = cli("export", embedded, "--backbone", "testing", "--where", "patient == 'Q'", "-o", out, code=2).stderr
+    assert "keeps no row" in said
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def normalised(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
+    """Return a store of two slides, of which the second has shares for counts."""
+    folder = tmp_path_factory.mktemp("normalised")
+    cohort = write_cohort(folder / "files", n_patients=2, slides_per_patient=1, spots=30, genes=30, px=900)
+    second = cohort.slides[1]
+    table = pd.read_csv(second.counts, sep="\t", index_col=0)
+    table.div(table.sum(axis=1) + 1, axis=0).to_csv(second.counts, sep="\t")
+    store = folder / "store"
+    cli("init", store)
+    cli("ingest", store, "--sheet", cohort.sheet, "--allow-normalised")
+    cli("tile", store, "--at", "spots", "--px", 64)
+    cli("embed", store, "--backbone", "testing")
+    return store
+
+
+def test_values_that_are_no_counts_are_refused_where_counts_are_needed(normalised: Path, cli: Cli) -> None:
+    for unit in ("log1p-cp10k", "log1p", "log-share", "counts"):
+        said = cli("fit", normalised, *RIDGE, "--target", unit, code=3).stderr
+        assert "1 of 2 slides have normalised values where counts are needed (B1)" in said
+        assert "--slides" in said
+    store = hs.open(normalised)
+    for ask in (pp.gene_stats, pp.highly_variable_genes):
+        with pytest.raises(DataError, match="slide 'B1' has normalised values"):
+            ask(store.view())
+    cli("fit", normalised, *HEAD, "--target", "array_row")  # a numeric column needs no counts
+
+
+def test_a_table_says_that_it_is_normalised_and_never_mixes_both(normalised: Path) -> None:
+    store = hs.open(normalised)
+    with pytest.raises(DataError, match="slide 'B1' has normalised values and slide 'A1' has counts"):
+        store.view(backbone="testing").to_adata()
+    assert store.view(slides=["B1"]).to_adata(images=False).uns["histostore"]["normalised"] is True
+    assert store.view(slides=["A1"]).to_adata(images=False).uns["histostore"]["normalised"] is False
+    assert store.view().to_adata(counts=False, images=False).uns["histostore"]["normalised"] is False
