@@ -96,7 +96,8 @@ def workers_here(n: int, *, gpu: bool = False, tls: Tls | None = None) -> Iterat
         cluster = stack.enter_context(
             SpecCluster(specs, scheduler, security=security, silence_logs=logging.CRITICAL, name="histostore")
         )
-        yield stack.enter_context(Client(cluster, security=security))
+        # not dask's default: what else a user computes meanwhile stays where it was
+        yield stack.enter_context(Client(cluster, security=security, set_as_default=False))
 
 
 def _gpu_options(device: str) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def scheduler_at(address: str, *, tls: Tls | None = None, allow_plain_tcp: bool 
     with ExitStack() as stack:
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
         try:
-            client = Client(address, security=security, timeout=CONNECT_S)
+            client = Client(address, security=security, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError) as error:
             why = f" ({error.__cause__})" if error.__cause__ is not None else ""
             raise UsageError(
