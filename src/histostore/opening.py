@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from histostore.errors import DataError, NotFoundError, UsageError, near
@@ -9,7 +11,7 @@ from histostore.field_of_view import refuse_mixed
 from histostore.part import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from histostore.store.catalog_entries import Known
     from histostore.store.groups import Group
@@ -72,6 +74,18 @@ def open_parts(
     return Opened(parts, left_out)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python from looking for garbage while many slides are opened: there is none, for a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def left_out_text(left_out: Mapping[str, str], n: int) -> str:
     """Return a line that names the slides that were left out of `n`, by what they are without."""
     by_reason: dict[str, list[str]] = {}
@@ -106,10 +120,10 @@ def _lacking(known: Iterable[Known], backbones: Sequence[str], tiles: str | None
     return found
 
 
-def _hits(manifest: Manifest, backbone: str, tiles: str | None) -> list[Ref]:
-    refs = manifest.of_kind("embeddings")
-    hits = [r for r in refs if r.name == backbone or r.name.rpartition("/")[2] == backbone]
-    return hits if tiles is None else [r for r in hits if r.name.rpartition("/")[0] == tiles]
+def _hits(manifest: Manifest, backbone: str, tiles: str | None) -> list[str]:
+    names = manifest.names("embeddings")
+    hits = [name for name in names if name == backbone or name.rpartition("/")[2] == backbone]
+    return hits if tiles is None else [name for name in hits if name.rpartition("/")[0] == tiles]
 
 
 def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, region_share: float | None) -> Part:
@@ -147,10 +161,10 @@ def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, 
 def _embedding(manifest: Manifest, backbone: str, tiles: str | None) -> Ref:
     hits = _hits(manifest, backbone, tiles)
     if len(hits) == 1:
-        return hits[0]
-    names = [r.name for r in manifest.of_kind("embeddings")]
+        return manifest.find("embeddings", hits[0])
+    names = manifest.names("embeddings")
     if hits:
-        sets = ", ".join(sorted(r.name.rpartition("/")[0] for r in hits))
+        sets = ", ".join(sorted(name.rpartition("/")[0] for name in hits))
         raise NotFoundError(
             f"slide '{manifest.owner}' has '{backbone}' on several tile sets: give tiles, one of {sets}"
         )

@@ -15,7 +15,7 @@ from histostore.blocks.slide_rows import SlideRows
 from histostore.embedding_rows import EmbeddingRows
 from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.genes import Listed, check_naming, join_genes, stack_counts
-from histostore.opening import check_alike, left_out_text, open_parts
+from histostore.opening import check_alike, left_out_text, open_parts, uncollected
 from histostore.row_filter import passing, which
 from histostore.store.catalog import known_slides
 from histostore.tables import Report
@@ -331,10 +331,11 @@ def view(
     wanted = [backbone] if isinstance(backbone, str) else list(backbone or ())
     if isinstance(genes, str) and genes not in ("outer", "inner"):
         raise UsageError(f"genes is '{genes}', not 'outer', 'inner' or a list of genes")
-    known = known_slides(store, slides)
-    parts, left_out = open_parts(
-        store, known, backbones=wanted, tiles=tiles, region_share=region_share, named=slides is not None
-    )
+    with uncollected():
+        known = known_slides(store, slides)
+        parts, left_out = open_parts(
+            store, known, backbones=wanted, tiles=tiles, region_share=region_share, named=slides is not None
+        )
     joined = genes if isinstance(genes, str) else tuple(genes)
     report = Report(dict(Counter(f"slides {reason}" for reason in left_out.values())))
     opened = View(parts, tuple(parts[0].embeddings), joined, report, left_out)

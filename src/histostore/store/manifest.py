@@ -92,8 +92,12 @@ class Manifest:
 
     def of_kind(self, kind: str) -> list[Ref]:
         """Return all groups of a kind, by name."""
-        mine = f"{kind}/"
-        return [self.entries[key] for key in sorted(self.entries) if key.startswith(mine)]
+        return [self.entries[f"{kind}/{name}"] for name in self.names(kind)]
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all groups of a kind, sorted."""
+        mine, start = f"{kind}/", len(kind) + 1
+        return sorted([key[start:] for key in self.entries if key.startswith(mine)])
 
 
 @dataclass(frozen=True, slots=True)
