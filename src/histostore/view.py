@@ -22,7 +22,7 @@ from histostore.tables import Report
 from histostore.where import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 
     import dask.array as da
     import pandas as pd
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from histostore.genes import Genes
     from histostore.part import Part
+    from histostore.store.catalog_entries import Known
     from histostore.store.store import Store
 
 
@@ -332,17 +333,40 @@ def view(
     if isinstance(genes, str) and genes not in ("outer", "inner"):
         raise UsageError(f"genes is '{genes}', not 'outer', 'inner' or a list of genes")
     with uncollected():
-        known = known_slides(store, slides)
-        parts, left_out = open_parts(
-            store, known, backbones=wanted, tiles=tiles, region_share=region_share, named=slides is not None
-        )
-    joined = genes if isinstance(genes, str) else tuple(genes)
-    report = Report(dict(Counter(f"slides {reason}" for reason in left_out.values())))
-    opened = View(parts, tuple(parts[0].embeddings), joined, report, left_out)
+        opened = view_of(
+            store, known_slides(store, slides), backbones=wanted, tiles=tiles, region_share=region_share,
+            genes=genes if isinstance(genes, str) else tuple(genes), named=slides is not None,
+        )  # fmt: skip
     opened = opened.where(where) if where is not None else opened
     if wanted:
         check_alike(opened.parts)
     return opened
+
+
+def view_of(
+    store: Store,
+    known: Iterable[Known],
+    *,
+    backbones: Sequence[str],
+    tiles: str | None,
+    named: bool,
+    genes: str | tuple[str, ...] = "outer",
+    region_share: float | None = None,
+) -> View:
+    """Open slides whose manifests are known; whether their tiles are alike is left to `check_alike`.
+
+    Parameters
+    ----------
+    known
+        Manifests of the slides, with the headers that are known of them.
+    named
+        Each was asked for by name: one without the embeddings is an error, and not left out.
+    backbones, tiles, genes, region_share
+        As of `view`, whose errors these are too.
+    """
+    parts, left_out = open_parts(store, known, backbones=backbones, tiles=tiles, region_share=region_share, named=named)
+    report = Report(dict(Counter(f"slides {reason}" for reason in left_out.values())))
+    return View(parts, tuple(parts[0].embeddings), genes, report, left_out)
 
 
 def refuse_none(rows: Sized, where: str | None) -> None:

@@ -246,8 +246,10 @@ def _number(text: str) -> float | None:
     """Return the finite number that a text is, NaN where it is empty, None where it is anything else."""
     if not text.strip():
         return math.nan
+    if "_" in text:  # 12_3 is a name, though Python reads it as a number
+        return None
     try:
-        value = float(text) if "_" not in text else math.nan
+        value = float(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

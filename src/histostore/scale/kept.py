@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from histostore.backbones.tuned import load_for
 from histostore.errors import SpecMismatchError
-from histostore.stages.embed_batch import rest_of
+from histostore.stages.embed_batch import FREE, rest_of
 from histostore.stages.source import open_source
 from histostore.store.store import open_store
 
@@ -56,6 +56,15 @@ class Described:
     call: BackboneCall
     spec: BackboneSpec
     engine: Mapping[str, Any]
+
+    @property
+    def batch(self) -> int:
+        """Tiles per forward pass."""
+        return int(self.engine[FREE])
+
+    def with_batch(self, batch: int) -> Described:
+        """Return the same with another batch: that of a group which another run began."""
+        return replace(self, engine={**self.engine, FREE: batch})
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from histostore.progress import Stopwatch
 from histostore.scale import work
 from histostore.scale.task import Task
 from histostore.stages.embed import begin_embedding
+from histostore.stages.embed_batch import FREE
 from histostore.stages.pixels import decoder_version
 from histostore.stages.result import StageResult
 from histostore.stages.tile import begin_tiling
@@ -86,16 +87,19 @@ def embed_steps(
         if embedding.pixels is None:
             (decoder,) = yield [Task(work.reader, (store.slide(slide), read_threads), "open")]
         with ExitStack() as stack:
-            writers = [
-                stack.enter_context(embedding.begin(store, b.spec, b.engine, n_rows=n_rows, decoder=decoder))
-                for b in todo
-            ]
+
+            def begin(one: Described) -> GroupWriter:
+                how: dict[str, Any] = {"n_rows": n_rows, "decoder": decoder, "choose": lambda: one.batch}
+                return stack.enter_context(embedding.begin(store, one.spec, one.engine, **how))
+
+            writers = [begin(b) for b in todo]
+            settled = [b.with_batch(w.engine[FREE]) for b, w in zip(todo, writers, strict=True)]
             pending = [set(w.pending("embedding")) if w.sealed is None else set() for w in writers]
             layout = embedding.layout(todo[0].spec, n_rows)
             tasks = []
             for shard in sorted(set().union(*pending)):
                 mine = [i for i, shards in enumerate(pending) if shard in shards]
-                wanted = [(todo[i], writers[i].share()) for i in mine]
+                wanted = [(settled[i], writers[i].share()) for i in mine]
                 rows = _length(layout.shard_range(shard)) * len(mine)
                 args = (embedding, wanted, shard, read_batch, read_threads)
                 tasks.append(Task(work.embed, args, f"embeddings {shard}", rows=rows))

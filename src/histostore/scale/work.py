@@ -15,6 +15,7 @@ from histostore.scale.task import Written
 from histostore.scale.versions import own_versions, require_equal
 from histostore.stages.embed import embed_shard, tile_source
 from histostore.stages.embed_batch import FREE
+from histostore.stages.embed_rows import Pass
 from histostore.stages.pixels import SlideTiles, encode_tiles
 from histostore.stages.tile_plan import placed
 from histostore.store.verify import check_group
@@ -99,11 +100,11 @@ def embed(
     todo = [i for i, receipt in enumerate(receipts) if receipt is None]
     watch = Stopwatch()
     if todo:
-        backbones = [kept.backbone_like(wanted[i][0]) for i in todo]
+        passes = [Pass(kept.backbone_like(one), one.batch) for one in (wanted[i][0] for i in todo)]
         with ExitStack() as stack:
             image = kept.image(kept.store.slide(embedding.slide), threads) if embedding.pixels is None else None
             source = tile_source(kept.store, embedding, threads, stack, image=image)
-            rows, status = embed_shard(source, embedding, shard, backbones, read_batch=read_batch, watch=watch)
+            rows, status = embed_shard(source, embedding, shard, passes, read_batch=read_batch, watch=watch)
         for i, values in zip(todo, rows, strict=True):
             with watch.timed("write"):
                 receipts[i] = writers[i].write_rows("embedding", shard, values, note={"status": status.tolist()})

@@ -8,15 +8,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from histostore.opening import check_alike, open_parts
+from histostore.opening import check_alike
 from histostore.stages.search import only_backbone
 from histostore.store.catalog import look, worth_it
 from histostore.store.catalog_entries import Known
 from histostore.store.catalog_scan import states_of
 from histostore.store.manifest import Manifest, Ref, numbers, read_manifest
 from histostore.store.store import Store
-from histostore.tables import Report
-from histostore.view import View
+from histostore.view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from histostore.store.catalog_entries import Header
     from histostore.store.catalog_scan import State
     from histostore.store.groups import Group
+    from histostore.view import View
 
     type Which = tuple[str | None, str | None, tuple[str, ...] | None]
 
@@ -74,11 +74,11 @@ class Snapshot(Store):
             if found is None:
                 name = backbone or only_backbone(self, tiles)
                 chosen = slides if slides is not None else self.slides()
-                known = [Known(self.slide(s), self.headers.get(s, {})) for s in chosen]
-                parts, left = open_parts(self, known, backbones=[name], tiles=tiles, named=slides is not None)
-                check_alike(parts)
-                found = self._views[which] = View(parts, tuple(parts[0].embeddings), "outer", Report(), left)
-                for part in parts:  # known to all who search in it
+                known = (Known(self.slide(s), self.headers.get(s, {})) for s in chosen)
+                found = view_of(self, known, backbones=[name], tiles=tiles, named=slides is not None)
+                check_alike(found.parts)
+                self._views[which] = found
+                for part in found.parts:  # known to all who search in it
                     len(part)
                     if "meta/meta" in part.headers:
                         _ = part.meta

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from histostore.backbones.batch import CPU_BATCH, choose_batch
+from histostore.backbones.batch import choose_batch
 from histostore.errors import ConflictError, SpecMismatchError
+from histostore.field_of_view import MPP_TOLERANCE
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.specs import EmbeddingSpec
-from histostore.stages.embed_batch import begun_batch
+from histostore.stages.embed_batch import FREE, begun_batch
 from histostore.stages.embed_rows import Pass, Shard, behind, checked_rows, embed_shards
 from histostore.stages.pixels import SlideTiles, StoredTiles, plan_of, write_status
 from histostore.stages.result import StageResult, outcome
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
     from histostore.store.groups import GroupWriter
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
-
-MPP_TOLERANCE = 0.10
-"""Tiles further than this from the resolution a histology backbone declares are refused unless told otherwise."""
-
-DEFAULT_BATCH = {"cpu": CPU_BATCH, "cuda": 256}
-"""Where none was chosen, as in an estimate."""
 
 type Sealed = tuple[Ref, bool]
 """A sealed group, and whether an attempt was gone on with."""
@@ -160,8 +155,7 @@ class Embedding:
     inputs: Mapping[str, str]
     spec: EmbeddingSpec
     batch: int | None
-    batches: dict[str, int] = field(default_factory=dict)
-    """Tiles per forward pass of each backbone, by its digest, once its group was begun: the same on all workers."""
+    """Tiles per forward pass, where they were asked for."""
 
     def name(self, backbone: BackboneSpec) -> str:
         """Return the name of its embeddings."""
@@ -179,17 +173,8 @@ class Embedding:
             dims=("tile", "feature"),
         )
 
-    def batch_of(self, engine: Mapping[str, Any]) -> int:
-        """Return how many tiles go through a backbone at a time."""
-        device = str(engine.get("device", "cpu"))
-        return self.batch or DEFAULT_BATCH.get(device.split(":")[0], DEFAULT_BATCH["cpu"])
-
-    def passes(self, backbones: Sequence[Backbone]) -> list[Pass]:
-        """Return backbones with the batches that were settled when their groups were begun."""
-        return [Pass(b, self.batches.get(b.spec.digest) or self.batch_of(b.engine())) for b in backbones]
-
     def check(self, store: Store, backbone: BackboneSpec, *, allow_mpp: bool) -> None:
-        """Refuse tiles of another resolution than the backbone declares."""
+        """Refuse tiles whose resolution is further than `MPP_TOLERANCE` from what the backbone declares."""
         mpp, wanted = float(store.group(self.tiles).attrs["mpp"]), backbone.mpp
         if wanted is not None and not allow_mpp and abs(mpp - wanted) > MPP_TOLERANCE * wanted:
             raise SpecMismatchError(
@@ -239,20 +224,18 @@ class Embedding:
 
     def begin(
         self, store: Store, backbone: BackboneSpec, engine: Mapping[str, Any], *, n_rows: int, decoder: str,
-        choose: Callable[[], int] | None = None,
+        choose: Callable[[], int],
     ) -> GroupWriter:  # fmt: skip
         """Start, or go on with, its group; the array is declared where it is not sealed.
 
-        The batch is settled here: the one that was asked for, else that of an attempt to go on with, else what `choose`
-        returns or the engine brings along.
+        The batch is settled here, in the writer's engine: the one that was asked for, else that of an attempt to go on
+        with, else what `choose` returns.
         """
-        made_by = {**engine, "batch": self.batch, "decoder": decoder}
+        made_by = {**engine, FREE: self.batch, "decoder": decoder}
         spec = self._spec_json(backbone)
         if self.batch is None:
             digest = store.digest("embeddings", spec=spec, inputs=self.inputs)
-            begun = begun_batch(store.files, self.slide, digest, made_by)
-            made_by["batch"] = begun or (choose() if choose else engine.get("batch") or self.batch_of(engine))
-        self.batches[backbone.digest] = made_by["batch"]
+            made_by[FREE] = begun_batch(store.files, self.slide, digest, made_by) or choose()
         writer = store.begin(
             self.slide, "embeddings", self.name(backbone), spec=spec, inputs=self.inputs, engine=made_by
         )
@@ -308,7 +291,7 @@ def begin_embedding(
 
 
 def embed_shard(
-    source: TileSource, embedding: Embedding, shard: int, backbones: Sequence[Backbone], *, read_batch: int,
+    source: TileSource, embedding: Embedding, shard: int, passes: Sequence[Pass], *, read_batch: int,
     watch: Stopwatch,
 ) -> tuple[list[NDArray[Any]], NDArray[np.uint8]]:  # fmt: skip
     """Embed the tiles of one shard with one or more backbones.
@@ -320,8 +303,8 @@ def embed_shard(
     ndarray
         ``(k,)`` uint8 status.
     """
-    rows = embedding.layout(backbones[0].spec, source.n_rows).shard_range(shard)
-    one = Shard(*rows, embedding.passes(backbones))
+    rows = embedding.layout(passes[0].backbone.spec, source.n_rows).shard_range(shard)
+    one = Shard(*rows, passes)
     (made,) = embed_shards(source, [one], read_batch=read_batch, watch=watch)
     return embedding.stored(made), made.status
 
@@ -352,7 +335,7 @@ def _write(
         progress.start(f"embed {embedding.slide} {names}", total, done=total - todo)
         order = sorted(set().union(*pending))
         mine = [[i for i, shards in enumerate(pending) if shard in shards] for shard in order]
-        passes = embedding.passes(backbones)
+        passes = [Pass(b, w.engine[FREE]) for b, w in zip(backbones, writers, strict=True)]
 
         def write(shard: int, indices: Sequence[int], made: EmbeddedShard) -> None:
             for i, values in zip(indices, embedding.stored(made), strict=True):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostore.backbones.batch import CPU_BATCH
 from histostore.stages.embed import begin_embedding, tile_source
 from histostore.stages.pixels import SlideTiles, pixel_array
 from histostore.stages.result import StageResult
@@ -41,6 +43,8 @@ BUDGET_S = 10.0
 """Of all probes of a run together, about: what was begun is ended, and each has one part at least."""
 _READING = 0.3
 """Share of the budget for reading, where networks are probed too."""
+_BATCH = defaultdict(lambda: CPU_BATCH, cuda=256)
+"""Tiles per forward pass by device, where none is asked for: on CUDA about what a run would choose."""
 _HEADER_BYTES = 4096
 """Of one group, with the metadata of its arrays; about."""
 
@@ -227,7 +231,7 @@ def estimate_embedding(
             if done is not None:
                 found.append(_already(slide, "embed", name, done.rows))
                 continue
-            each = embedding.batch_of(backbone.engine())
+            each = batch or _BATCH[str(backbone.engine().get("device", "cpu")).split(":")[0]]
             if probes.wants(key) and not probed:
                 source = tile_source(store, embedding, read_threads, stack)
                 probed = probes.read(key, source.read, n, each, _READING)

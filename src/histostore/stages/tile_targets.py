@@ -11,8 +11,8 @@ import numpy as np
 
 from histostore.content.tables import content_digest
 from histostore.errors import DataError, NotFoundError, SpecMismatchError, UsageError, near
+from histostore.field_of_view import MPP_TOLERANCE
 from histostore.protocols import TileStatus
-from histostore.stages.embed import MPP_TOLERANCE
 from histostore.view import view
 
 if TYPE_CHECKING:
