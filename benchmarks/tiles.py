@@ -101,8 +101,7 @@ def write_ours(folder: Path, tiles: NDArray[np.uint8], codec: Any, threads: int)
     with store.begin("S", "pixels", "grid", spec={}, inputs={}) as writer:
         writer.create("pixels", spec)
         job = PixelJob(writer, spec, source, BATCH, threads)
-        for shard in job.pending():
-            job.ensure(shard)
+        job.write(job.pending())
         write_status(writer, "pixels", spec)
         ref = writer.seal(rows=len(tiles))
     return store.group(ref).array("pixels")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.heads.rows import RowSource
+from histostore.part import bounds_of, by_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ class EmbeddingRows(RowSource):
         self._parts = parts
         self._backbone = backbone
         self._readers: dict[int, ArrayReader] = {}
-        self._bounds = np.cumsum([0, *map(len, parts)])
+        self._bounds = bounds_of(parts)
         self._width = int(parts[0].attrs(parts[0].embeddings[backbone])["dim"])
         self._read = 0
 
@@ -46,11 +47,11 @@ class EmbeddingRows(RowSource):
         return self._reader(0).dtype
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[Any]:
-        n, bounds = len(self), self._bounds
+        n = len(self)
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(n)
             out = np.empty((max(0, stop - start), self._width), dtype=self.dtype)
-            for at, (first, last) in enumerate(itertools.pairwise(bounds)):
+            for at, (first, last) in enumerate(itertools.pairwise(self._bounds)):
                 a, b = max(start, first), min(stop, last)
                 if a < b:
                     self._fill(out, slice(a - start, b - start), at, slice(a - first, b - first))
@@ -58,10 +59,8 @@ class EmbeddingRows(RowSource):
         if len(rows) and (rows.min() < 0 or rows.max() >= n):
             raise IndexError(f"rows {rows.min()}..{rows.max()} of a view of {n}")
         out = np.empty((len(rows), self._width), dtype=self.dtype)
-        part_of = np.searchsorted(bounds, rows, side="right") - 1
-        for at in np.unique(part_of).tolist():
-            mine = np.flatnonzero(part_of == at)
-            self._fill(out, mine, at, rows[mine] - bounds[at])
+        for at, mine, local in by_part(self._bounds, rows):
+            self._fill(out, mine, at, local)
         return out
 
     def _reader(self, at: int) -> ArrayReader:

@@ -17,7 +17,7 @@ from histostore.io.geojson import label_points
 from histostore.protocols import TileStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -285,3 +285,24 @@ class Part:
 
 _LIGHT = frozenset((*(f.name for f in fields(Part)), "n_all", "meta"))
 """What a part that has forgotten its rows still knows."""
+
+
+def bounds_of(parts: Sequence[Part]) -> NDArray[np.int64]:
+    """Return ``(p + 1,)`` where the rows of each part begin when all are in one line, and where the last ends."""
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+
+def by_part(
+    bounds: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Sort some rows of all parts by the part that they are of.
+
+    Yields
+    ------
+    tuple
+        Number of a part; which of the rows are its; and their numbers within it.
+    """
+    part_of = np.searchsorted(bounds, rows, side="right") - 1
+    for at in np.unique(part_of).tolist():
+        mine = np.flatnonzero(part_of == at)
+        yield at, mine, rows[mine] - bounds[at]

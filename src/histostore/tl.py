@@ -324,10 +324,10 @@ def index(
     options
         Other fields of `histostore.index.spec.IndexSpec`: ``recall``, ``nlist``, ``pq_bytes``, ``max_bytes``, …
     """
-    given = {k: v for k, v in {"kind": kind, "metric": metric, **options}.items() if v is not None}
     how: dict[str, Any] = {
         "backbone": backbone or only_backbone(store, tiles), "tiles": tiles, "slides": slides, "name": name,
-        "spec": IndexSpec.from_json(given) if given else None, "rebuild": rebuild, "compact": compact, "device": device,
+        "spec": IndexSpec.of(kind=kind, metric=metric, **options),
+        "rebuild": rebuild, "compact": compact, "device": device,
     }  # fmt: skip
     if client is not None:
         from histostore.scale.run import index_store  # brings dask.distributed

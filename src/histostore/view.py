@@ -16,6 +16,7 @@ from histostore.embedding_rows import EmbeddingRows
 from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.genes import Listed, check_naming, join_genes, stack_counts
 from histostore.opening import check_alike, left_out_text, open_parts, uncollected
+from histostore.part import bounds_of
 from histostore.row_filter import passing, which
 from histostore.store.catalog import known_slides
 from histostore.tables import Report
@@ -115,7 +116,7 @@ class View:
     def select(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> View:
         """Return some rows, by number or mask; within a slide the order given is kept, slides keep theirs."""
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else np.asarray(rows)
-        bounds = np.cumsum([0, *map(len, self.parts)])
+        bounds = bounds_of(self.parts)
         parts = [
             p.selected(rows[(rows >= a) & (rows < b)] - a)
             for p, a, b in zip(self.parts, bounds, bounds[1:], strict=False)

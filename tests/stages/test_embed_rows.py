@@ -10,7 +10,8 @@ import pytest
 from histostore.backbones import load_backbone
 from histostore.backbones.testing_backbone import TestingBackbone
 from histostore.progress import Stopwatch
-from histostore.stages.embed_rows import Pass, Shard, behind, embed_shards
+from histostore.stages.embed_rows import Pass, Shard, embed_shards
+from histostore.stages.overlap import behind
 from histostore.stages.profile import Profile
 
 

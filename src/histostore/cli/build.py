@@ -51,7 +51,7 @@ def ingest(args: argparse.Namespace) -> int:
         if backbones:
             yield from _tile_and_embed(store, sample.slide, args.px, backbones, line)
 
-    return each(((s.slide, partial(one, s)) for s in _samples(args)), args, own_inputs=True)
+    return each([(s.slide, partial(one, s)) for s in _samples(args)], args, own_inputs=True)
 
 
 def _samples(args: argparse.Namespace) -> Sequence[Sample | BadRow]:
@@ -280,7 +280,7 @@ def _embed_on_workers(
 
         calls = names_only(names(args.backbone) or [], **loading)
         outcomes = embed_slides(client, store, slides, calls, gpu=args.gpu_per_worker, progress=line, **how)
-        return show_each(outcomes, len(slides), args, then=lambda _slide: None)
+        return show_each(outcomes, len(slides), args)
 
 
 def _show_profile(results: list[StageResult], wall: float, args: argparse.Namespace) -> None:

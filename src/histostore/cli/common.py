@@ -139,48 +139,72 @@ def show_stage(result: StageResult, args: argparse.Namespace) -> None:
             print(f"  {note}")
 
 
+class Failures:
+    """What goes wrong with some of the slides of a command: told one by one, and about the call itself only once.
+
+    Parameters
+    ----------
+    n
+        How many slides there are.
+    own_inputs
+        Slides have options of their own (lines of a sheet): each is told what is wrong with its own.
+    """
+
+    def __init__(self, n: int, args: argparse.Namespace, *, own_inputs: bool = False) -> None:
+        self._n, self._args, self._own_inputs = n, args, own_inputs
+        self._failed: list[str] = []
+        self._done, self._worst, self._first = 0, 0, ""
+        self.alike = False
+        """The first two were told the same, word for word, about the call: the others would be too."""
+
+    def passed(self) -> None:
+        """Count a slide that went well."""
+        self._done += 1
+
+    def add(self, slide: str, error: HistostoreError) -> None:
+        """Tell what is wrong with a slide, unless it is what was said of the first."""
+        self._failed.append(slide)
+        told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        second = self._done + len(self._failed) == 2
+        self.alike = told == self._first and second and error.exit_code == EXIT_USAGE and not self._own_inputs
+        if not self.alike:
+            self._first = self._first or told
+            self._worst = max(self._worst, report(error, self._args, where=slide))
+
+    def exit_code(self) -> int:
+        """Say what became of all, where some failed; return 0, or the highest exit code of the failures."""
+        if self._failed and self._n > 1:
+            untried = "not tried: the same would be said of them" if self.alike else "not tried"
+            left = self._n - self._done - len(self._failed)
+            others = [f"{k} {what}" for k, what in ((self._done, "done"), (left, untried)) if k]
+            said = f"histostore: {len(self._failed)} of {self._n} slides failed: {', '.join(self._failed)}"
+            print("; ".join([said, *others]), file=sys.stderr)
+        return self._worst
+
+
 def each(
-    items: Iterable[tuple[str, Callable[[], Iterable[StageResult]]]],
+    items: Sequence[tuple[str, Callable[[], Iterable[StageResult]]]],
     args: argparse.Namespace,
     *,
     own_inputs: bool = False,
 ) -> int:
-    """Run one slide after the other; a failing one is reported and the others go on.
+    """Run one slide after the other; a failing one is reported and the others go on (see `Failures`).
 
-    They do not where the disk refuses, and where the first two are told the same, word for word, about the call: the
-    others would be too, and it is said once.
-
-    Parameters
-    ----------
-    own_inputs
-        Slides have options of their own (lines of a sheet): each is told what is wrong with its own.
+    They do not where the disk refuses, nor where the same would be said of them.
 
     Returns
     -------
     int
         0, or the highest exit code of the failures.
     """
-    worst, failed, rest, first, alike = 0, [], list(items), "", False
-    n = len(rest)
-    while rest:
-        name, run = rest.pop(0)
+    failures = Failures(len(items), args, own_inputs=own_inputs)
+    for name, run in items:
         try:
             for result in run():
                 show_stage(result, args)
+            failures.passed()
         except HistostoreError as error:
-            failed.append(name)
-            told = "; ".join([str(error), *getattr(error, "__notes__", [])])
-            alike = told == first and n - len(rest) == 2 and error.exit_code == EXIT_USAGE and not own_inputs
-            if alike:
+            failures.add(name, error)
+            if failures.alike or isinstance(error, StorageError):
                 break
-            first = first or told
-            worst = max(worst, report(error, args, where=name))
-            if isinstance(error, StorageError):
-                break
-    if failed and n > 1:
-        done = n - len(failed) - len(rest)
-        untried = "not tried: the same would be said of them" if alike else "not tried"
-        others = [f"{k} {what}" for k, what in ((done, "done"), (len(rest), untried)) if k]
-        said = f"histostore: {len(failed)} of {n} slides failed: {', '.join(failed)}"
-        print("; ".join([said, *others]), file=sys.stderr)
-    return worst
+    return failures.exit_code()

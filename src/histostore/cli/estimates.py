@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import chosen_slides, names, show
-from histostore.cli.main import report
+from histostore.cli.common import Failures, chosen_slides, names, show
 from histostore.errors import HistostoreError, UsageError
 from histostore.store.files import LocalFiles
 
@@ -58,10 +57,10 @@ def show_index(store: Store, args: argparse.Namespace) -> None:
 
     if args.compact:
         raise UsageError("what --compact would take is not estimated; leave out --compact or --dry-run")
-    given = {k: v for k in ("kind", "metric", "recall", "max_bytes") if (v := getattr(args, k)) is not None}
+    spec = IndexSpec.of(kind=args.kind, metric=args.metric, recall=args.recall, max_bytes=args.max_bytes)
     found = estimate_index(
         store, backbone=args.backbone or only_backbone(store, args.tiles), tiles=args.tiles, slides=names(args.slides),
-        spec=IndexSpec.from_json(given) if given else None, name=args.name, rebuild=args.rebuild,
+        spec=spec, name=args.name, rebuild=args.rebuild,
     )  # fmt: skip
     text = f"index '{found.name}' would be {found.done}"
     if found.kind is not None:
@@ -70,18 +69,21 @@ def show_index(store: Store, args: argparse.Namespace) -> None:
         text += f"; {found.note}" if found.note else ""
     text += f", rows of {found.removed:,} slides removed" if found.removed else ""
     free = _free(store)
-    if free is not None:
-        text += f"; {free / 1e9:,.1f} GB are free" + (": NOT ENOUGH" if found.bytes > free else "")
+    text += _room(free, found.bytes)
     show({**found.to_json(), "free": free}, f"{text}\nnothing was written", args)
 
 
 def _each(store: Store, slides: Sequence[str], one: Callable[[str], list[Estimate]], args: argparse.Namespace) -> int:
-    worst, found = 0, []
+    failures = Failures(len(slides), args)
+    found: list[Estimate] = []
     for slide in slides:
         try:
             mine = one(slide)
+            failures.passed()
         except HistostoreError as error:
-            worst = max(worst, report(error, args, where=slide))
+            failures.add(slide, error)
+            if failures.alike:
+                break
             continue
         found += mine
         if not args.json:
@@ -92,16 +94,13 @@ def _each(store: Store, slides: Sequence[str], one: Callable[[str], list[Estimat
         "bytes": _sum([e.bytes for e in found]), "seconds": _sum([e.seconds for e in found]), "free": _free(store),
     }  # fmt: skip
     text = f"together {total['tiles']:,} tiles, {_bytes(total['bytes'])}, {_time(total['seconds'])}"
-    if total["free"] is not None:
-        text += f"; {total['free'] / 1e9:,.1f} GB are free"
-        if total["bytes"][2] > total["free"]:
-            text += ": NOT ENOUGH"
+    text += _room(total["free"], total["bytes"][2])
     measured, more = ({e.slide for e in found if not _is_done(e) and bool(e.probed) == own} for own in (True, False))
     if measured and more:
         text += f"\nmeasured on the first {len(measured)} slides, the {len(more):,} others by proportion"
     text += "\nnothing was written; low and high are the fastest and slowest part of the probe, without fsync"
     show({"estimates": [e.to_json() for e in found], "total": total}, text, args)
-    return worst
+    return failures.exit_code()
 
 
 def _is_done(estimate: Estimate) -> bool:
@@ -130,6 +129,13 @@ def _time(spread: Sequence[float]) -> str:
     low, middle, high = spread
     unit, of = next((u for u in (("h", 3600.0), ("min", 60.0)) if middle >= 2 * u[1]), ("s", 1.0))
     return f"{middle / of:,.1f} {unit} ({low / of:,.1f} to {high / of:,.1f})"
+
+
+def _room(free: int | None, wanted: float) -> str:
+    """Say how many bytes are free, and whether that is enough; nothing of a store that has no disk."""
+    if free is None:
+        return ""
+    return f"; {free / 1e9:,.1f} GB are free" + (": NOT ENOUGH" if wanted > free else "")
 
 
 def _free(store: Store) -> int | None:

@@ -22,6 +22,7 @@ def import_(args: argparse.Namespace) -> int:
     from histostore.io.feature_files import find_features, read_features
     from histostore.stages.import_features import import_features
     from histostore.stages.imported_tiles import ImportSpec
+    from histostore.stages.twins import Twins
 
     store, line = the_store(args, writing=True), Line()
     spec = ImportSpec(
@@ -33,14 +34,16 @@ def import_(args: argparse.Namespace) -> int:
     if args.image is not None and len(found) > 1 and not Path(args.image).is_dir():
         raise UsageError(f"--image is one file for {len(found)} slides: give --slide, or a folder of images")
 
+    twins = Twins(store)
+
     def one(slide: str, file: Path) -> Iterable[StageResult]:
         image = _image(Path(args.image), slide) if args.image is not None else None
         features = read_features(file, slide)
         yield import_features(
-            store, slide, features, spec, image=image, meta=meta, replace=args.replace, progress=line
+            store, slide, features, spec, image=image, meta=meta, replace=args.replace, twins=twins, progress=line
         )  # fmt: skip
 
-    return each(((slide, partial(one, slide, file)) for slide, file in found), args, own_inputs=True)
+    return each([(slide, partial(one, slide, file)) for slide, file in found], args, own_inputs=True)
 
 
 def _image(place: Path, slide: str) -> Path:
@@ -65,4 +68,4 @@ def export_features(args: argparse.Namespace) -> int:
             store, slide, args.out, backbone=args.backbone, format=tool, tiles=args.tiles, overwrite=args.overwrite
         )  # fmt: skip
 
-    return each(((slide, partial(one, slide)) for slide in chosen_slides(store, args)), args)
+    return each([(slide, partial(one, slide)) for slide in chosen_slides(store, args)], args)

@@ -164,7 +164,7 @@ def predict(args: argparse.Namespace) -> int:
                 client, store, slides, args.head, gpu=args.gpu_per_worker, progress=Line(), tiles=args.tiles,
                 replace=args.replace,
             )  # fmt: skip
-            worst = show_each(outcomes, len(slides), args, then=lambda _slide: None)
+            worst = show_each(outcomes, len(slides), args)
     else:
         worst = each([(s, partial(one, s)) for s in slides], args)
     if worst:

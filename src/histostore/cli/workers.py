@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostore.cli.common import show_stage
-from histostore.cli.main import report
+from histostore.cli.common import Failures, show_stage
 from histostore.errors import HistostoreError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from histostore.scale.run import Outcome
 
@@ -55,29 +53,30 @@ def client_of(args: argparse.Namespace) -> Iterator[Any]:
             yield client
 
 
-def show_each(outcomes: Iterable[Outcome], n: int, args: argparse.Namespace, *, then: Callable[[str], None]) -> int:
+def show_each(
+    outcomes: Generator[Outcome], n: int, args: argparse.Namespace, *, then: Callable[[str], None] = lambda _slide: None
+) -> int:
     """Print what came of each of `n` slides as it ends; `then` is called for each that went well.
+
+    The rest is given up where the same would be said of them (see `Failures`).
 
     Returns
     -------
     int
         0, or the highest exit code of the failures.
     """
-    worst, failed, done = 0, [], 0
-    for slide, outcome in outcomes:
-        try:
-            if isinstance(outcome, HistostoreError):
-                raise outcome
-            for result in outcome:
-                show_stage(result, args)
-            then(slide)
-            done += 1
-        except HistostoreError as error:
-            failed.append(slide)
-            worst = max(worst, report(error, args, where=slide))
-    if failed and n > 1:
-        left = n - done - len(failed)
-        others = [f"{k} {what}" for k, what in ((done, "done"), (left, "not tried")) if k]
-        said = f"histostore: {len(failed)} of {n} slides failed: {', '.join(failed)}"
-        print("; ".join([said, *others]), file=sys.stderr)
-    return worst
+    failures = Failures(n, args)
+    with closing(outcomes):
+        for slide, outcome in outcomes:
+            try:
+                if isinstance(outcome, HistostoreError):
+                    raise outcome
+                for result in outcome:
+                    show_stage(result, args)
+                then(slide)
+                failures.passed()
+            except HistostoreError as error:
+                failures.add(slide, error)
+                if failures.alike:
+                    break
+    return failures.exit_code()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from histostore.errors import UsageError
 from histostore.specs import SpecBase
@@ -39,6 +39,12 @@ class IndexSpec(SpecBase):
     max_bytes: int | None = None
     """What the index may take in memory; ``auto`` and nothing else looks at it."""
     seed: int = 0
+
+    @classmethod
+    def of(cls, **given: Any) -> IndexSpec | None:
+        """Return the spec of what was given; None where all of it is None, for an index that keeps its own."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return cls.from_json(chosen) if chosen else None
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, KINDS)

@@ -14,7 +14,7 @@ from histostore.scale.task import Task
 from histostore.store.verify import chosen_owners, report_of, top_level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     import numpy as np
     from distributed import Client
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def tile_slides(
     client: Client, store: Store, slides: Sequence[str], spec: TileSpec, *, gpu: bool = False,
     progress: Progress | None = None, **options: Any,
-) -> Iterator[Outcome]:  # fmt: skip
+) -> Generator[Outcome]:  # fmt: skip
     """Tile slides on the workers of a client; yield each as it is committed, or with its error.
 
     Options as of `histostore.scale.steps.tile_steps`; errors of the run itself as of `Runner`.
@@ -49,7 +49,7 @@ def tile_slides(
 def embed_slides(
     client: Client, store: Store, slides: Sequence[str], backbones: Sequence[BackboneCall], *, gpu: bool = False,
     progress: Progress | None = None, **options: Any,
-) -> Iterator[Outcome]:  # fmt: skip
+) -> Generator[Outcome]:  # fmt: skip
     """Embed slides on the workers of a client. The first worker's engine is that of the run; others must have it too.
 
     Options as of `histostore.scale.steps.embed_steps`.
@@ -63,7 +63,7 @@ def embed_slides(
 def predict_slides(
     client: Client, store: Store, slides: Sequence[str], head: str, *, gpu: bool = False,
     progress: Progress | None = None, tiles: str | None = None, replace: bool = False,
-) -> Iterator[Outcome]:  # fmt: skip
+) -> Generator[Outcome]:  # fmt: skip
     """Apply a saved head to slides on the workers of a client."""
     from histostore.stages.fit import load_head  # scikit-learn, which other stages do without
 
@@ -160,7 +160,7 @@ def names_only(backbones: Iterable[Any], **options: Any) -> list[BackboneCall]:
 
 def _told(
     runner: Runner, stage: str, jobs: Sequence[tuple[str, Steps[Any]]], progress: Progress | None
-) -> Iterator[tuple[str, Any]]:
+) -> Generator[tuple[str, Any]]:
     """Yield what the runner yields, and say at the end what it took."""
     progress = progress or Silent()
     progress.start(f"{stage} on workers", len(jobs), unit="slides")

@@ -68,9 +68,9 @@ def pixels(
     place = placed(kept.store.group(planned.tiles))
     with SlideTiles(image, planned.read, place.xy0, place.stain, threads) as source:
         layout = share.arrays["pixels"]
-        chunks, status = encode_tiles(source, layout, shard, read_batch=read_batch, threads=threads, watch=watch)
+        made = encode_tiles(source, layout, shard, read_batch=read_batch, threads=threads, watch=watch)
     with watch.timed("write"):
-        receipt = writer.write_shard("pixels", shard, chunks, note={"status": status.tolist()})
+        receipt = writer.write_shard("pixels", shard, made.chunks, note={"status": made.status.tolist()})
     return Written((receipt,), watch.seconds)
 
 

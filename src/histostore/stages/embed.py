@@ -13,7 +13,8 @@ from histostore.field_of_view import MPP_TOLERANCE
 from histostore.progress import Progress, Silent, Stopwatch
 from histostore.specs import EmbeddingSpec
 from histostore.stages.embed_batch import FREE, begun_batch
-from histostore.stages.embed_rows import Pass, Shard, behind, checked_rows, embed_shards
+from histostore.stages.embed_rows import Pass, Shard, checked_rows, embed_shards
+from histostore.stages.overlap import behind
 from histostore.stages.pixels import SlideTiles, StoredTiles, plan_of, write_status
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import open_source

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,10 @@ import numpy as np
 from histostore.backbones.overlap import begin, in_flight
 from histostore.errors import DataError
 from histostore.protocols import TileStatus
-from histostore.stages.pixels import ahead
+from histostore.stages.overlap import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -86,34 +84,6 @@ def embed_shards(
                 break
             yield from flight.take(item)
         yield from flight.land()
-
-
-@contextmanager
-def behind(watch: Stopwatch) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Run what it is handed in one thread, in order, while the caller goes on; at most one piece waits.
-
-    The first error is raised where the next piece is handed over or at the end, and nothing is run after it.
-
-    >>> with behind(watch) as later:                                # doctest: +SKIP
-    ...     for made in embed_shards(source, shards, read_batch=64, watch=watch):
-    ...         later(partial(write, made))
-    """
-    running: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="histostore-writer") as pool:
-
-        def later(work: Callable[[], None]) -> None:
-            if len(running) > 1:
-                with watch.timed("waiting for writes"):
-                    running.popleft().result()
-            running.append(pool.submit(work))
-
-        try:
-            yield later
-            while running:
-                running.popleft().result()
-        finally:
-            for one in running:
-                one.cancel()
 
 
 def checked_rows(

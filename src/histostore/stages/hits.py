@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histostore.errors import NotFoundError, UsageError
+from histostore.part import bounds_of, by_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,15 +119,13 @@ def column_at(view: View, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
     NotFoundError
         No slide of the view has it.
     """
-    bounds = np.cumsum([0, *map(len, view.parts)])
-    part_of = np.searchsorted(bounds, rows, side="right") - 1
-    chosen = [(at, np.flatnonzero(part_of == at)) for at in np.unique(part_of).tolist()]
-    parts = tuple(view.parts[at].selected(rows[mine] - bounds[at]) for at, mine in chosen)
+    chosen = list(by_part(bounds_of(view.parts), rows))
+    parts = tuple(view.parts[at].selected(local) for at, _, local in chosen)
     if any(p.has(name) for p in parts):
         values = replace(view, parts=parts).column(name)
         if values.dtype.kind in "Of":
             out = np.empty_like(values)
-            out[np.concatenate([mine for _, mine in chosen])] = values
+            out[np.concatenate([mine for _, mine, _ in chosen])] = values
             return out
     # whole numbers are floats where other slides have none, and a name that these lack may be of others
     return view.column(name)[rows]
@@ -140,12 +139,9 @@ def tiles_of(chosen: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     NotFoundError
         The tiles' pixels were not stored (codec ``slide``).
     """
-    bounds = np.cumsum([0, *map(len, chosen.parts)])
-    part_of = np.searchsorted(bounds, rows, side="right") - 1
     out: dict[int, NDArray[np.uint8]] = {}
-    for at in np.unique(part_of).tolist():
-        part, mine = chosen.parts[at], np.flatnonzero(part_of == at)
-        local = rows[mine] - bounds[at]
+    for at, mine, local in by_part(bounds_of(chosen.parts), rows):
+        part = chosen.parts[at]
         name = part.tiles.name if part.tiles is not None else None
         ref = part.manifest.get("pixels", name) if name is not None else None
         if ref is None:

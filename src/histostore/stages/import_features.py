@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histostore.io.feature_table import TileFeatures
+    from histostore.stages.twins import Twins
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
 
@@ -67,6 +68,7 @@ def import_features(
     image: Path | None = None,
     meta: Mapping[str, str] | None = None,
     replace: bool = False,
+    twins: Twins | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
     """Bring the features of one slide in.
@@ -83,6 +85,8 @@ def import_features(
         The slide's image, where it is not in the store yet.
     meta
         Metadata of a slide that is new.
+    twins
+        As of `histostore.stages.ingest.ingest`.
 
     Raises
     ------
@@ -108,7 +112,7 @@ def import_features(
         mag = features.magnification if about.origin == "magnification" else None
         sample = Sample(slide=slide, image=image, mpp=about.told, mag=mag, meta={} if known else fields)
         with watch.timed("ingest"):
-            ingest(store, sample, IngestSpec(force_mpp=True), progress=progress)
+            ingest(store, sample, IngestSpec(force_mpp=True), twins=twins, progress=progress)
     unknown = _unknown(features, about)
     with watch.timed("write"):
         manifest = store.manifest(slide)

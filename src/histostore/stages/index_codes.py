@@ -20,6 +20,7 @@ from histostore.blocks.embedding_blocks import EmbeddingBlock
 from histostore.blocks.slide_rows import SlideRows
 from histostore.errors import CorruptionError, SpecMismatchError
 from histostore.index.encode import BLOCK_ROWS, encode, engine, from_bytes, to_bytes, width_of
+from histostore.part import bounds_of
 from histostore.stages.index import INDEXES, KIND
 from histostore.store.arrays import ArrayReader, ArraySpec
 from histostore.store.codecs import RAW
@@ -136,7 +137,7 @@ def staged_codes(
 def _block_of(rows: View, chosen: NDArray[np.int64]) -> EmbeddingBlock:
     (backbone,) = rows.backbones
     pieces = []
-    bounds = np.cumsum([0, *map(len, rows.parts)])
+    bounds = bounds_of(rows.parts)
     for part, (first, last) in zip(rows.parts, pairwise(bounds), strict=True):
         a, b = np.searchsorted(chosen, [first, last])
         if a == b:

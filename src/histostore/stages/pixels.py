@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
 from histostore.progress import Stopwatch
 from histostore.protocols import TileStatus
+from histostore.stages.overlap import ahead, behind, one_later
 from histostore.store.arrays import ArrayReader, ArraySpec
 from histostore.store.codecs import ZSTD_U8, jpeg
 from histostore.tiles.read import read_tiles
 from histostore.units import ReadPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -30,10 +34,16 @@ if TYPE_CHECKING:
 type Block = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Pixels ``(k, px, px, 3)`` and status ``(k,)``."""
 
+type Begun = tuple[int, NDArray[np.uint8], list[Future[list[bytes]]]]
+"""Shard and status of a batch whose tiles are being encoded."""
+
 SHARD_BYTES = 64 << 20
 """Most decoded bytes that one shard of pixels stands for, unless the spec says otherwise."""
 
 MAX_SHARD_TILES = 1024
+
+RUNS_PER_THREAD = 4
+"""Into which a batch is cut to be encoded."""
 
 FORESEEN_TILES = 1024
 """Tiles that a slide is told of beforehand: more than a row of them, which it shares segments with."""
@@ -138,22 +148,25 @@ class PixelJob:
         """Return the shards still to be written."""
         return self.writer.pending("pixels")
 
-    def ensure(self, shard: int) -> None:
-        """Read, encode and write one shard unless it is there."""
-        if self.writer.receipt("pixels", shard) is not None:
-            return
-        made, status = encode_tiles(
-            self.source, self.spec, shard, read_batch=self.read_batch, threads=self.threads, watch=self.watch
+    def write(self, shards: Sequence[int]) -> None:
+        """Read, encode and write some shards; a shard is written while the next one is encoded."""
+
+        def put(made: EncodedShard) -> None:
+            with self.watch.timed("write"):
+                self.writer.write_shard("pixels", made.shard, made.chunks, note={"status": made.status.tolist()})
+
+        encoded = encode_shards(
+            self.source, self.spec, shards, read_batch=self.read_batch, threads=self.threads, watch=self.watch
         )
-        with self.watch.timed("write"):
-            self.writer.write_shard("pixels", shard, made, note={"status": status.tolist()})
-        self.on_rows(len(status))
+        with behind(self.watch) as later, closing(encoded):
+            for made in encoded:
+                later(partial(put, made))
+                self.on_rows(len(made.status))
 
     def read(self, start: int, stop: int) -> Block:
         """Return the tiles of rows [start, stop) as stored, writing their shards first if need be."""
         first, last = start // self.spec.shard_rows, (stop - 1) // self.spec.shard_rows
-        for shard in range(first, last + 1):
-            self.ensure(shard)
+        self.write([s for s in range(first, last + 1) if self.writer.receipt("pixels", s) is None])
         if self._stored is None or self._stored[0] != first:  # older shards are let go: see StoredTiles
             self._stored = first, ArrayReader.open(self.writer.files, self.writer.array_prefix("pixels"))
         begun = first * self.spec.shard_rows
@@ -161,34 +174,58 @@ class PixelJob:
         return self._stored[1].read(slice(start, stop)), status
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedShard:
+    """The tiles of one shard as they are stored."""
+
+    shard: int
+    chunks: list[bytes]
+    """One per tile."""
+    status: NDArray[np.uint8]
+    """``(rows of the shard,)`` uint8."""
+
+
+def encode_shards(
+    source: TileSource, spec: ArraySpec, shards: Sequence[int], *, read_batch: int, threads: int, watch: Stopwatch
+) -> Generator[EncodedShard]:
+    """Read the tiles of some shards and encode them; reading goes ahead of encoding, across shards too."""
+
+    def batches() -> Iterator[tuple[int, Block]]:
+        for shard in shards:
+            start, stop = spec.shard_range(shard)
+            for first in range(start, stop, read_batch):
+                with watch.timed("read"):
+                    block = source.read(first, min(stop, first + read_batch))
+                yield shard, block
+
+    def encode(tiles: NDArray[np.uint8]) -> list[bytes]:
+        return [spec.pipeline.encode(tile) for tile in tiles]
+
+    def begun(
+        read: Iterable[tuple[int, Block]],
+    ) -> Iterator[tuple[int, NDArray[np.uint8], list[Future[list[bytes]]]]]:
+        for shard, (pixels, status) in read:
+            # a task for each tile would take a tenth as long as its encoding
+            runs = np.array_split(pixels[:, None], min(len(pixels), RUNS_PER_THREAD * threads))
+            yield shard, status, [pool.submit(encode, run) for run in runs]
+
+    with ThreadPoolExecutor(threads) as pool, closing(ahead(batches())) as read:
+        for shard, made in groupby(one_later(begun(read)), key=itemgetter(0)):
+            chunks: list[bytes] = []
+            found: list[NDArray[np.uint8]] = []
+            for _, status, runs in made:
+                with watch.timed("encode"):
+                    chunks.extend(chunk for run in runs for chunk in run.result())
+                found.append(status)
+            yield EncodedShard(shard, chunks, np.concatenate(found))
+
+
 def encode_tiles(
     source: TileSource, spec: ArraySpec, shard: int, *, read_batch: int, threads: int, watch: Stopwatch
-) -> tuple[list[bytes], NDArray[np.uint8]]:
-    """Read the tiles of one shard and encode them; reading goes ahead of encoding.
-
-    Returns
-    -------
-    list of bytes
-        One chunk per tile.
-    ndarray
-        ``(rows of the shard,)`` uint8 status.
-    """
-    start, stop = spec.shard_range(shard)
-
-    def blocks() -> Iterator[Block]:
-        for first in range(start, stop, read_batch):
-            with watch.timed("read"):
-                block = source.read(first, min(stop, first + read_batch))
-            yield block
-
-    chunks: list[bytes] = []
-    found: list[NDArray[np.uint8]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for pixels, status in ahead(blocks()):
-            with watch.timed("encode"):
-                chunks.extend(pool.map(spec.pipeline.encode, pixels[:, None]))
-            found.append(status)
-    return chunks, np.concatenate(found)
+) -> EncodedShard:
+    """Read the tiles of one shard and encode them."""
+    (made,) = encode_shards(source, spec, [shard], read_batch=read_batch, threads=threads, watch=watch)
+    return made
 
 
 def statuses(writer: GroupWriter, name: str, shards: Iterable[int]) -> NDArray[np.uint8]:
@@ -233,39 +270,3 @@ def decoder_version() -> str:
 def plan_of(attrs: Mapping[str, Any]) -> ReadPlan:
     """Return the read plan that a tiles group records."""
     return ReadPlan(**{k: attrs[k] for k in ("level", "read_px", "out_px", "downsample", "resample", "mpp")})
-
-
-def ahead[T](items: Iterator[T], depth: int = 2) -> Generator[T]:
-    """Yield items that a thread computes up to `depth` ahead; its error is raised here, and leaving early stops it."""
-    done = object()
-    waiting: queue.Queue[Any] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def put(item: object) -> None:
-        while not stop.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def run() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stop.is_set():
-                    return
-            put(done)
-        except BaseException as error:  # noqa: BLE001  (handed over, and raised where the items are used)
-            put(error)
-
-    thread = threading.Thread(target=run, name="histostore-reader", daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not done:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()

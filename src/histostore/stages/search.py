@@ -14,6 +14,7 @@ from histostore.index import results
 from histostore.index.exact import search_blocks
 from histostore.index.spec import check_k
 from histostore.opening import check_alike
+from histostore.part import bounds_of
 from histostore.row_filter import slide_columns
 from histostore.stages.hits import Hits, column_at, hit_table
 from histostore.stages.index import find_index, open_index, stale_slides
@@ -311,7 +312,7 @@ def _allowed(
 
 def _rows_of(everything: View, slide: str | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of one slide in the view, and their numbers on the slide."""
-    bounds = np.cumsum([0, *map(len, everything.parts)])
+    bounds = bounds_of(everything.parts)
     mine = [at for at, part in enumerate(everything.parts) if part.slide == slide]
     here = [np.arange(bounds[at], bounds[at + 1]) for at in mine]
     if not here:

@@ -93,8 +93,7 @@ def tile(
                 job.on_rows = lambda n: progress.advance(n, watch.seconds)
                 if embed_with is not None:
                     refs += embed_with(job, planned.tiles, tiling.name)
-                for shard in job.pending():
-                    job.ensure(shard)
+                job.write(job.pending())
                 progress.finish()
             refs.append(tiling.seal_pixels(writer, planned))
             resumed = writer.resumed

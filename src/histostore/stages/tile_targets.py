@@ -12,6 +12,7 @@ import numpy as np
 from histostore.content.tables import content_digest
 from histostore.errors import DataError, NotFoundError, SpecMismatchError, UsageError, near
 from histostore.field_of_view import MPP_TOLERANCE
+from histostore.part import bounds_of, by_part
 from histostore.protocols import TileStatus
 from histostore.view import view
 
@@ -135,12 +136,9 @@ class TilePixels:
         """Return the tiles ``(k, px, px, 3)`` uint8 RGB of some rows, in their order."""
         if self._bytes > KEEP_MAPPED:
             self._readers, self._bytes = {}, 0
-        bounds = np.cumsum([0, *map(len, self.rows.parts)])
-        part_of = np.searchsorted(bounds, rows, side="right") - 1
         out: NDArray[np.uint8] | None = None
-        for at in np.unique(part_of).tolist():
-            part, mine = self.rows.parts[at], np.flatnonzero(part_of == at)
-            local = rows[mine] - bounds[at]
+        for at, mine, local in by_part(bounds_of(self.rows.parts), rows):
+            part = self.rows.parts[at]
             if at not in self._readers:
                 self._readers[at] = part.group(_pixels_of(part)).array("pixels")
             found = self._readers[at].read(local if part.rows is None else part.rows[local], pool=self._pool)

@@ -12,7 +12,6 @@ import hmac
 import http.client
 import importlib.util
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from histostore.errors import MissingDependencyError, StorageError
-from histostore.testing.s3 import READY_S, await_port, free_ports
+from histostore.testing.programs import READY_S, free_ports, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,21 +80,15 @@ def running_azure(folder: Path, *, container: str = "histostore-tests") -> Itera
         The server does not start; its last lines are told.
     """
     folder.mkdir(parents=True)
-    log, (port,) = folder / "log", free_ports(1)
+    (port,) = free_ports(1)
     command = [
         *_azurite(), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry",
         "--silent",
     ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
-    try:
-        await_port(process, port, log)
+    with serving(command, folder, port=port):
         server = AzureServer(port, container)
         _make_container(server)
         yield server
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _azurite() -> list[str]:

@@ -10,14 +10,13 @@ import contextlib
 import http.client
 import importlib.util
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from histostore.errors import MissingDependencyError, StorageError
-from histostore.testing.s3 import READY_S, await_port, free_ports
+from histostore.testing.programs import READY_S, free_ports, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,19 +76,13 @@ def running_gcs(folder: Path, *, bucket: str = "histostore-tests") -> Iterator[G
     if not found:
         raise MissingDependencyError("a server of gs:// for tests: `make clouds` installs fake-gcs-server")
     folder.mkdir(parents=True)
-    log, (port,) = folder / "log", free_ports(1)
+    (port,) = free_ports(1)
     found[0].chmod(0o755)
     command = [
         str(found[0]), "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
         "-public-host", f"127.0.0.1:{port}", "-log-level", "error",
     ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
-    try:
-        await_port(process, port, log)
+    with serving(command, folder, port=port):
         server = GcsServer(port, bucket)
         server._post("/storage/v1/b?project=tests", json.dumps({"name": bucket}).encode(), "application/json")
         yield server
-    finally:
-        process.kill()
-        process.wait()

