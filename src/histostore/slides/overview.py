@@ -21,7 +21,7 @@ CANVAS_PX = 1024
 BLOCK_PX = 1024
 MAX_FACTOR = 256
 """Pixels averaged at once, along an edge; what is left is resampled from the canvas."""
-BLOCKS_AT_ONCE = 8
+BLOCKS_AT_ONCE = 4
 SMALLEST_BLOCK_PX = 64
 MAX_REREADS = 64
 """Failed blocks that are looked at more closely: each costs a reopening, and a slide may be bad all over."""
@@ -60,7 +60,9 @@ def overview(
     if size == (width, height):
         return canvas
     box = (0.0, 0.0, width / factor, height / factor)
-    return np.array(Image.fromarray(canvas).resize(size, Image.Resampling.BOX, box=box))
+    picture = Image.fromarray(canvas)  # a copy
+    del canvas
+    return np.array(picture.resize(size, Image.Resampling.BOX, box=box))
 
 
 @dataclass(slots=True)

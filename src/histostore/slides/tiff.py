@@ -164,7 +164,10 @@ class TiffSlide:
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Return the whole slide with its longest edge at most `max_px`."""
-        return overview(self.read, [level.grid.size_px for level in self._levels], self.downsamples, max_px)
+        found = overview(self.read, [level.grid.size_px for level in self._levels], self.downsamples, max_px)
+        self._blocks.clear()  # squares of an overview are larger than batches of tiles
+        self._cache.clear()
+        return found
 
     def close(self) -> None:
         """Release the file."""

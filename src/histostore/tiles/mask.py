@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -14,6 +14,8 @@ from skimage.filters import threshold_otsu
 from histostore.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from histostore.protocols import Slide
@@ -40,6 +42,10 @@ _DARK_FLOOR = 80.0
 """Saturation is measured against at least this brightness, or the noise of black would count as colour."""
 _INK_MIN_UM2 = 5_000.0
 _INK_HALO_UM = 32.0
+_STRIP_PX = 1 << 18
+"""Pixels that are looked at together."""
+_BLUR_REACH = 4
+"""Rows beyond its own that a blurred row depends on: scipy cuts a Gaussian off at four standard deviations."""
 _NO_MPP_PX = 1024
 """Longest edge of the overview of a slide of unknown mpp."""
 
@@ -92,8 +98,8 @@ class TissueMask:
         Each call makes one integral image of the mask, then costs O(n): pass all boxes at once.
         """
         height, width = self.mask.shape
-        integral = np.zeros((height + 1, width + 1), dtype=np.float64)
-        np.cumsum(np.cumsum(self.mask, axis=0, dtype=np.float64), axis=1, out=integral[1:, 1:])
+        integral = np.zeros((height + 1, width + 1), dtype=np.uint32)
+        np.cumsum(np.cumsum(self.mask, axis=0, dtype=np.uint32), axis=1, out=integral[1:, 1:])
         low = np.asarray(xy0, dtype=np.float64).reshape(-1, 2) / self.downsample
         size = edge0 / np.asarray(self.downsample)
         high = low + size
@@ -123,7 +129,7 @@ class TissueMask:
         return picture
 
 
-def _bilinear(integral: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bilinear(integral: NDArray[np.uint32], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     # the integral of an image of constant pixels is bilinear inside each of them, so this is no approximation
     height, width = integral.shape
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
@@ -195,30 +201,75 @@ def mask_of_image(rgb: NDArray[np.uint8], spec: MaskSpec, um_per_px: float) -> t
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
         msg = f"the overview is {rgb.dtype} of shape {rgb.shape}; give (h, w, 3) uint8 RGB"
         raise DataError(msg)
-    red, green, blue = (ndi.gaussian_filter(rgb[..., c].astype(np.float32), 1, mode="nearest") for c in range(3))
-    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    saturation = (high - low) / np.maximum(high, _DARK_FLOOR)
-    structure = _local_deviation((red + green + blue) / 3)
-
-    reject = (high < _BLACK) | (low >= _WHITE)
+    seen = _look(rgb, pen=spec.reject_pen)
+    reject = seen.dark | seen.white
     if spec.reject_pen:
-        reject |= _ink((red, green, blue), high, low, um_per_px)
-    glass = (structure < _STRUCTURE) & (saturation < _GLASS_SATURATION) & (high > 255 * _GLASS_BRIGHTNESS)
-    threshold = _threshold(saturation, glass | (low >= _WHITE), ~reject | (low >= _WHITE))
+        reject |= _with_halo(seen.ink, um_per_px)
+    glass = seen.smooth & (seen.saturation < _GLASS_SATURATION) & seen.bright
+    threshold = _threshold(seen.saturation, glass | seen.white, ~reject | seen.white)
     if math.isnan(threshold):
         return np.zeros(rgb.shape[:2], dtype=np.bool_), threshold
-    smear = (structure < _STRUCTURE) & (saturation < _SMEAR_SATURATION)
-    mask = (saturation > threshold) & ~reject & ~smear
+    smear = seen.smooth & (seen.saturation < _SMEAR_SATURATION)
+    mask = (seen.saturation > threshold) & ~reject & ~smear
     mask = _fill_holes(mask, spec.max_hole_um2 / um_per_px**2) & ~_large(reject, spec.max_hole_um2 / um_per_px**2)
     return _large(mask, spec.min_area_um2 / um_per_px**2), threshold
 
 
-def _local_deviation(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+class _Seen(NamedTuple):
+    """What is asked of the pixels of a picture, ``(h, w)`` each: 9 bytes a pixel, where all colours would be 40."""
+
+    saturation: NDArray[np.float32]
+    dark: NDArray[np.bool_]
+    white: NDArray[np.bool_]
+    bright: NDArray[np.bool_]
+    """Enough for glass."""
+    smooth: NDArray[np.bool_]
+    """Without structure."""
+    ink: NDArray[np.bool_]
+    """As pens and no stain are."""
+
+
+def _look(rgb: NDArray[np.uint8], *, pen: bool) -> _Seen:
+    """Look at a picture strip by strip: the same to the bit as at once."""
+    shape = rgb.shape[:2]
+    saturation, grey = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    dark, white, bright, ink = (np.zeros(shape, np.bool_) for _ in range(4))
+    for rows in _strips(*shape):
+        above, below = max(0, rows.start - _BLUR_REACH), rows.stop + _BLUR_REACH
+        inner = slice(rows.start - above, rows.stop - above)
+        red, green, blue = (
+            ndi.gaussian_filter(rgb[above:below, :, c].astype(np.float32), 1, mode="nearest")[inner] for c in range(3)
+        )
+        high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+        saturation[rows] = (high - low) / np.maximum(high, _DARK_FLOOR)
+        grey[rows] = (red + green + blue) / 3
+        dark[rows], white[rows], bright[rows] = high < _BLACK, low >= _WHITE, high > 255 * _GLASS_BRIGHTNESS
+        if pen:
+            ink[rows] = _ink((red, green, blue), high, low)
+    return _Seen(saturation, dark, white, bright, _smooth(grey), ink)
+
+
+def _smooth(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say where the local deviation is small beside the local brightness; `grey` is used up."""
+    height, width = grey.shape
     # about the middle of the range, or float32 would lose the small differences of large squares
-    mean = ndi.uniform_filter(grey - 128, 7, mode="nearest")
-    variance = ndi.uniform_filter((grey - 128) ** 2, 7, mode="nearest") - mean**2
-    deviation: NDArray[np.float32] = np.sqrt(np.maximum(variance, 0)) / np.maximum(mean + 128, 1)
-    return deviation
+    grey -= 128
+    squares = grey**2
+    for columns in _strips(width, height):
+        for plane in (grey, squares):
+            plane[:, columns] = ndi.uniform_filter1d(plane[:, columns], 7, axis=0, mode="nearest")
+    found = np.empty(grey.shape, np.bool_)
+    for rows in _strips(height, width):
+        mean, square = (ndi.uniform_filter1d(plane[rows], 7, axis=1, mode="nearest") for plane in (grey, squares))
+        deviation = np.sqrt(np.maximum(square - mean**2, 0)) / np.maximum(mean + 128, 1)
+        found[rows] = deviation < _STRUCTURE
+    return found
+
+
+def _strips(length: int, across: int) -> Iterator[slice]:
+    """Cut lines that are `across` pixels long into strips of about `_STRIP_PX`."""
+    step = max(1, _STRIP_PX // across)
+    return (slice(start, min(length, start + step)) for start in range(0, length, step))
 
 
 def _threshold(saturation: NDArray[np.float32], glass: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
@@ -241,9 +292,9 @@ def _threshold(saturation: NDArray[np.float32], glass: NDArray[np.bool_], valid:
 
 
 def _ink(
-    rgb: tuple[NDArray[np.float32], ...], high: NDArray[np.float32], low: NDArray[np.float32], um_per_px: float
+    rgb: tuple[NDArray[np.float32], ...], high: NDArray[np.float32], low: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Strokes of blue, green, red and black pen with their halo; hues that no H&E or DAB stain has that strongly."""
+    """Strokes of blue, green, red and black pen; hues that no H&E or DAB stain has that strongly."""
     ink = (high < _BLACK_INK) & (high - low < 30)
     coloured = (high > 40) & (high - low > 0.2 * high)
     hue, saturation, _ = rgb2hsv(np.stack([plane[coloured] for plane in rgb], axis=-1) / 255).T
@@ -253,7 +304,11 @@ def _ink(
     blue |= (hue >= 222) & (hue < 255) & (saturation > 0.62)  # haematoxylin: up to 0.56
     red = ((hue >= 345) | (hue < 12)) & (saturation > 0.75)
     ink[coloured] |= green | blue | red
-    # a stroke fades into glass through paler shades of itself
+    return ink
+
+
+def _with_halo(ink: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+    """Return the larger strokes with their halo: a stroke fades into glass through paler shades of itself."""
     halo: NDArray[np.bool_] = ndi.binary_dilation(
         _large(ink, _INK_MIN_UM2 / um_per_px**2), iterations=max(1, round(_INK_HALO_UM / um_per_px))
     )
@@ -261,19 +316,27 @@ def _ink(
 
 
 def _large(mask: NDArray[np.bool_], min_px: float) -> NDArray[np.bool_]:
-    labels, _ = ndi.label(mask, structure=np.ones((3, 3)))
-    keep = np.bincount(labels.ravel()) >= min_px
+    labels, n = ndi.label(mask, structure=np.ones((3, 3)))
+    keep = _sizes(labels, n) >= min_px
     keep[0] = False
     kept: NDArray[np.bool_] = keep[labels]
     return kept
 
 
 def _fill_holes(mask: NDArray[np.bool_], max_px: float) -> NDArray[np.bool_]:
-    labels, _ = ndi.label(~mask)
-    hole = np.bincount(labels.ravel()) <= max_px
+    labels, n = ndi.label(~mask)
+    hole = _sizes(labels, n) <= max_px
     hole[0] = False
     # what touches the border may go on outside: no hole
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     hole[border] = False
     filled: NDArray[np.bool_] = mask | hole[labels]
     return filled
+
+
+def _sizes(labels: NDArray[np.int32], n: int) -> NDArray[np.int64]:
+    """Return ``(n + 1,)`` how many pixels have each label; bincount alone would make a copy of twice the bytes."""
+    found = np.zeros(n + 1, np.int64)
+    for rows in _strips(*labels.shape):
+        found += np.bincount(labels[rows].ravel(), minlength=n + 1)
+    return found
