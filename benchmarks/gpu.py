@@ -1,183 +1,36 @@
-"""Search and extraction on a CUDA device: checked against the CPU, and beside the bare forward pass.
+"""Extraction and search on a CUDA device: beside the bare forward pass, and checked against the CPU.
 
-    python -m benchmarks.gpu [--rows 1000000] [--tiles 4096] [--rounds 3]
+    python -m benchmarks.gpu                        # all parts, under eight minutes
+    python -m benchmarks.gpu --only resnet search   # some (and the tiles that they need)
+    python -m benchmarks.gpu --device cpu --tiles 96 --rows 4000    # the script itself, where there is no device
 
-Prints one line per figure; exits 1 where an answer differs or a gate is missed, and says so where there is no device.
+Every part is a process of its own with a limit of its own, so one that fails, hangs or crashes costs no other. Prints
+one line per figure as it goes, and the parts that failed and the gates that were missed at the end; exits 1 where there
+are any. All figures are written to `--result` as JSON after each part; where the variable OUT names a folder, to
+``gpu.json`` in it by default.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
-import numpy as np
-import torch
-import torchvision
-
-import histostore as hs
-from histostore.backbones import load_backbone
-from histostore.backbones.batch import choose_batch
-from histostore.backbones.difference import compare_engines, probe_tiles
-from histostore.index.ann import AnnIndex
-from histostore.index.build import build
-from histostore.index.engine import which_faiss
-from histostore.index.exact import ExactIndex
-from histostore.index.spec import IndexSpec
-from histostore.specs import PixelSpec
-from histostore.stages.pixels import StoredTiles
-from histostore.stages.profile import Profile
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping, Sequence
 
-DIM, K = 512, 10
-NETWORKS = (("timm/vit_large_patch16_224@random:0", 0.9), ("resnet50@random:0", 0.7))
-"""And the share of the bare forward pass that the whole way from the tile store must reach."""
-BATCHES = (64, 128, 256, 512)
-READ_THREADS = min(16, os.cpu_count() or 1)
-
-
-def seconds(work: Callable[[], object], rounds: int) -> float:
-    """Return the median time of a call, the device waited for."""
-    took = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        took.append(time.perf_counter() - begun)
-    return statistics.median(took)
-
-
-def search(rows: int, rounds: int) -> bool:
-    """Compare exact search (and FAISS's, where it has a GPU) on both devices."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(256, DIM)).astype(np.float32)
-    values = centres[rng.integers(0, 256, rows)] + 0.3 * rng.normal(size=(rows, DIM)).astype(np.float32)
-    queries = values[rng.integers(0, rows, 256)] + 0.05 * rng.normal(size=(256, DIM)).astype(np.float32)
-    devices: tuple[Any, ...] = ("cpu", "cuda")
-    indexes = {device: ExactIndex(values, device=device) for device in devices}
-    found = {device: index.search(queries, K) for device, index in indexes.items()}
-    same = bool((found["cpu"][0] == found["cuda"][0]).all())
-    took = {device: seconds(partial(index.search, queries, K), rounds) for device, index in indexes.items()}
-    say(f"exact {rows:,} x {DIM}: cuda {took['cuda'] * 1e3:.0f} ms, cpu {took['cpu'] * 1e3:.0f} ms, "
-        f"answers {'equal' if same else 'DIFFER'}")  # fmt: skip
-    faiss = which_faiss()
-    if not faiss.gpus:
-        say(f"FAISS {faiss.version}: built without a GPU; its own search was not measured")
-        return same
-    made = build(values, IndexSpec(kind="ivf-flat", metric="cosine"), device="cuda")
-    index = made.index
-    assert isinstance(index, AnnIndex)
-    near = index.search(queries, K)[0]
-    recall = float(np.mean([len(set(a) & set(b)) / K for a, b in zip(near, found["cpu"][0], strict=True)]))
-    say(f"FAISS GPU {index.tuning}: recall@{K} {recall:.3f}, {seconds(lambda: index.search(queries, K), rounds):.4f} s")
-    return same and recall >= 0.9
-
-
-def embedding(tiles: int, rounds: int) -> bool:
-    """Compare embedding from the tile store and from the slide with the bare forward pass at its best batch."""
-    reached = True
-    with tempfile.TemporaryDirectory() as folder:
-        stores = {codec: tile_store(Path(folder) / codec, tiles, codec) for codec in ("jpeg", "slide")}
-        decoders = decoding(stores["jpeg"])
-        for name, gate in NETWORKS:
-            backbone: Any = load_backbone(name, device="cuda", precision="bfloat16")
-            best, bare = bare_forward(backbone, rounds)
-            say(f"{name}: bare forward {bare:,.0f} tiles/s at batch {best} (chosen for runs: "
-                f"{choose_batch(backbone, 224)}), bfloat16")  # fmt: skip
-            off = compare_engines(load_backbone(name, device="cpu"), backbone, probe_tiles(16, 224))
-            say(f"{name}: bfloat16 here beside float32 on the CPU, which share a digest: {off.text()}")
-            if decoders is not None:
-                say(f"{name}: {source_of_tiles(*decoders, bare)}")
-            for codec, store in stores.items():
-                begun = time.perf_counter()
-                result = hs.tl.embed(store, backbone, batch=best, read_batch=256, read_threads=READ_THREADS)[0]
-                profile = Profile(wall=time.perf_counter() - begun, rows=result.rows, busy=result.seconds)
-                share = profile.rows / profile.wall / bare
-                where = "the tile store" if codec == "jpeg" else "the slide"
-                note = f" (gate {gate})" if codec == "jpeg" else ""
-                say(f"{name}: from {where} {share:.2f} of the bare forward{note}, "
-                    f"device busy {profile.share('forward'):.2f} of the time")  # fmt: skip
-                say(profile.text())
-                if codec == "jpeg":
-                    reached &= share >= gate
-    return reached
-
-
-def bare_forward(backbone: Any, rounds: int) -> tuple[int, float]:
-    """Return the best batch and its tiles per second, pixels prepared on the device and rows left there."""
-    rates: dict[int, float] = {}
-    for batch in BATCHES:
-        pixels = np.random.default_rng(0).integers(0, 255, (batch, 224, 224, 3), dtype=np.uint8)
-        forward = partial(backbone.forward, backbone.prepare(backbone.upload(pixels).float()))
-        with torch.inference_mode():
-            forward()
-            rates[batch] = batch / seconds(forward, rounds)
-    best = max(rates, key=lambda b: rates[b])
-    return best, rates[best]
-
-
-def decoding(store: hs.Store) -> tuple[float, float] | None:
-    """Return how many stored tiles a second the processors decode, and how many nvJPEG; None where it is not there."""
-    manifest = store.slide(store.slides()[0])
-    source = StoredTiles(store.group(manifest.find("pixels")), threads=READ_THREADS)
-    n = min(2048, source.n_rows)
-    begun = time.perf_counter()
-    pixels, _ = source.read(0, n)
-    ours = n / (time.perf_counter() - begun)
-    blobs = [torch.frombuffer(bytearray(imagecodecs.jpeg8_encode(p, level=95, subsampling="444")), dtype=torch.uint8)
-             for p in pixels]  # fmt: skip
-    try:
-        theirs = n / seconds(lambda: torchvision.io.decode_jpeg(blobs, device="cuda"), 3)
-    except RuntimeError as error:
-        say(
-            f"decoding: imagecodecs {ours:,.0f} tiles/s in {READ_THREADS} threads; nvJPEG: {str(error).splitlines()[0]}"
-        )
-        return None
-    wanted = np.stack([imagecodecs.jpeg8_decode(b.numpy().tobytes()) for b in blobs[:64]]).astype(np.int16)
-    found = torch.stack(torchvision.io.decode_jpeg(blobs[:64], device="cuda")).permute(0, 2, 3, 1).cpu().numpy()
-    off = np.abs(found - wanted)
-    say(f"decoding: imagecodecs {ours:,.0f} tiles/s in {READ_THREADS} threads, nvJPEG {theirs:,.0f}; "
-        f"{(off > 0).mean():.1%} of values differ, by {off.max()} at most")  # fmt: skip
-    return ours, theirs
-
-
-def source_of_tiles(ours: float, theirs: float, bare: float) -> str:
-    """Say whether decoding on the device would make a run faster.
-
-    The processors decode while the device computes. nvJPEG shares the device: at worst each tile takes the time of
-    both, at best (an engine of its own, as from A100 on) they overlap too.
-
-    Parameters
-    ----------
-    ours, theirs, bare
-        Tiles per second: decoded by the processors, decoded by nvJPEG, and of the bare forward pass.
-    """
-    now, worst, best = min(ours, bare), 1 / (1 / theirs + 1 / bare), min(theirs, bare)
-    verdict = "wins" if worst > now else "may win" if best > 1.05 * now else "does not win"
-    return f"decoded by processors {now:,.0f} tiles/s, by nvJPEG {worst:,.0f} to {best:,.0f}: nvJPEG {verdict} here"
-
-
-def tile_store(folder: Path, tiles: int, codec: Any) -> hs.Store:
-    """Return a store with so many tiles of 224 px: stored as JPEG, or left in the slide."""
-    from histostore.testing.cohort import write_cohort
-
-    edge = int(np.ceil(np.sqrt(tiles))) * 112
-    cohort = write_cohort(folder / "cohort", n_patients=1, slides_per_patient=1, px=max(2000, edge), genes=20)
-    store = hs.create(folder / "store")
-    hs.pp.ingest(store, sheet=cohort.sheet)
-    spec = hs.TileSpec.grid(px=224, overlap=0.5, min_tissue=0.0, edge="pad", max_tiles=tiles)
-    hs.pp.tile(store, spec, pixels=PixelSpec(codec=codec), read_threads=READ_THREADS)
-    return store
+LIMITS = {
+    "machine": 60, "tiles": 150, "vit": 150, "resnet": 120, "decoding": 60, "search": 90, "faiss": 120, "agree": 120,
+    "compile": 120,
+}  # fmt: skip
+"""Parts in their order, and the seconds that each may take at most."""
+NEED_TILES = ("vit", "resnet", "decoding")
 
 
 def say(text: str) -> None:
@@ -186,18 +39,101 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def run_parts(
+    limits: Mapping[str, float], command: Sequence[str], folder: Path, *, seconds: float, result: Path | None = None
+) -> dict[str, Any]:
+    """Run parts one after the other, each as ``command --part NAME``, and return what they found and how they ended.
+
+    Parameters
+    ----------
+    limits
+        Parts, with the seconds that each may take.
+    seconds
+        For all of them: none is begun after that, and none runs on beyond it.
+    result
+        Written anew after every part.
+    """
+    begun, parts = time.monotonic(), {}
+    for part, limit in limits.items():
+        now = time.monotonic()
+        left = begun + seconds - now
+        ended = "not begun: the time is over" if left < 5 else _run([*command, "--part", part], min(limit, left))
+        path = folder / f"{part}.json"
+        kept = json.loads(path.read_text()) if path.exists() else {"found": {}, "missed": []}
+        parts[part] = kept | {"ended": ended, "seconds": round(time.monotonic() - now, 1)}
+        say(f"{part:<9} {ended or 'done'}, {parts[part]['seconds']:.0f} s")
+        if result is not None:
+            result.write_text(json.dumps(parts, indent=1))
+    return parts
+
+
+def _run(command: Sequence[str], limit: float) -> str | None:
+    """Return None where it ended well, else how it did."""
+    try:
+        code = subprocess.run(command, timeout=limit, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return f"STOPPED after {limit:.0f} s"
+    if code == 0:
+        return None
+    return f"CRASHED by signal {-code}" if code < 0 else "FAILED"
+
+
+def summary(parts: Mapping[str, Any]) -> int:
+    """Print the verdict; return the exit code."""
+    failed = [f"{part}: {one['ended']}" for part, one in parts.items() if one["ended"]]
+    missed = [what for one in parts.values() for what in one["missed"]]
+    for line in failed + missed:
+        say(f"  {line}")
+    say(f"{len(failed)} of {len(parts)} parts did not end well, {len(missed)} gates missed")
+    return 1 if failed or missed else 0
+
+
+def one_part(args: argparse.Namespace) -> int:
+    """Run one part in this process."""
+    from benchmarks._gpu import PARTS, Notes
+
+    given = {"device": args.device, "tiles": args.tiles, "rows": args.rows, "rounds": args.rounds}
+    notes = Notes(args.part, args.folder, **given)
+    try:
+        PARTS[args.part](notes)
+    except Exception as error:
+        notes.say(f"{type(error).__name__}: {error}", error=f"{type(error).__name__}: {error}")
+        raise
+    return 0
+
+
 def main() -> int:
-    """Run both parts, where there is a device."""
+    """Run the parts, where there is a device."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--tiles", type=int, default=8192)
+    parser.add_argument("--only", nargs="+", choices=list(LIMITS), metavar="PART", help=", ".join(LIMITS))
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: small networks, no gates")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the search")
+    parser.add_argument("--tiles", type=int, default=24_576)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=7.5)
+    out = os.environ.get("OUT")
+    parser.add_argument("--result", type=Path, metavar="FILE", default=Path(out) / "gpu.json" if out else None)
+    parser.add_argument("--part", choices=list(LIMITS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if not torch.cuda.is_available():
-        say("no CUDA device here: nothing was measured")
-        return 0
-    say(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}")
-    return 0 if search(args.rows, args.rounds) & embedding(args.tiles, args.rounds) else 1
+    if args.part:
+        return one_part(args)
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            say("no CUDA device here: nothing was measured")
+            return 0
+    only = {*(args.only or LIMITS)}
+    if only & {*NEED_TILES}:
+        only.add("tiles")
+    with tempfile.TemporaryDirectory(prefix="histostore-gpu-") as folder:
+        command = [sys.executable, "-m", "benchmarks.gpu", "--folder", folder, "--device", args.device]
+        for option in ("rows", "tiles", "rounds"):
+            command += [f"--{option}", str(getattr(args, option))]
+        limits = {part: limit for part, limit in LIMITS.items() if part in only}
+        parts = run_parts(limits, command, Path(folder), seconds=60 * args.minutes, result=args.result)
+    return summary(parts)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -12,7 +13,7 @@ import torch
 
 import histostore as hs
 from histostore.backbones import load_backbone
-from histostore.errors import DataError, NotFoundError, UsageError
+from histostore.errors import DataError, NotFoundError, SpecMismatchError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,3 +202,96 @@ def test_slides_with_different_networks_of_one_name_do_not_mix(embedded: Path, c
     hs.tl.embed(store, other, slides="B1", replace=True)
     with pytest.raises(DataError, match="not the same backbone"):
         store.view(backbone="testing")
+
+
+def test_a_mask_says_which_rows_and_is_never_taken_for_numbers(rows: View) -> None:
+    whole, mask = rows.numpy(), rows.mask("slide == 'B1'")
+    assert np.array_equal(rows.numpy(rows=mask), whole[mask])
+    assert np.array_equal(rows.lazy()[mask], whole[mask])
+    for given in (mask[:-1], np.array([1.5]), np.array([[1, 2]]), np.array(5)):
+        with pytest.raises(UsageError, match="mask"):
+            rows.lazy()[given]
+
+
+@pytest.mark.parametrize("cut", [slice(None, None, 2), slice(None, None, -1), slice(10, 2, -3), slice(3, 9)], ids=repr)
+def test_slices_are_numpys(rows: View, cut: slice) -> None:
+    assert np.array_equal(rows.lazy()[cut], rows.numpy()[cut])
+
+
+def test_selecting_rows_that_are_not_there_is_refused(rows: View) -> None:
+    n = len(rows)
+    for given in ([-1, 0], [n]):
+        with pytest.raises(IndexError, match=f"a view of {n}"):
+            rows.select(given)
+    with pytest.raises(UsageError, match="a mask of shape"):
+        rows.select(np.array([True, False]))
+    assert len(rows.select([0, n - 1])) == 2
+
+
+def test_a_slide_is_named_once_and_an_empty_list_is_not_all(embedded: Path) -> None:
+    store = hs.open(embedded)
+    with pytest.raises(UsageError, match="'A1' is asked for 2 times"):
+        store.view(slides=["A1", "B1", "A1"])
+    for ask in (store.view, lambda slides: hs.tl.embed(store, "testing", slides=slides)):
+        with pytest.raises(UsageError, match="empty list"):
+            ask(slides=[])
+    assert store.view(slides="A1").slides == ("A1",)
+    assert store.view(slides=pd.Index(["B1"])).slides == ("B1",)
+    assert store.view(slides=(s for s in ("B1", "A1"))).slides == ("B1", "A1")
+
+
+def test_a_slide_without_a_row_left_lends_no_gene_and_needs_no_counts(
+    embedded: Path, copy_of: Callable[[Path], Path]
+) -> None:
+    store = hs.open(copy_of(embedded))
+    counts = store.group(store.slide("B1").find("expression", "counts"))
+    symbols = counts.read("var/symbols")
+    only = store.view(backbone="testing", slides=["A1"], genes="inner")
+    both = store.view(backbone="testing", genes="inner")
+    left = both.where("slide == 'A1'")
+    assert left.counts().ids == only.counts().ids
+    assert list(left.counts_dask().ids) == list(only.counts().ids)
+    assert len(symbols)
+    plain = store.slide("B1").of_kind("expression")
+    store.commit("B1", [], remove=[r.key for r in plain])
+    assert store.view(backbone="testing").where("slide == 'A1'").to_adata().n_vars == only.to_adata().n_vars
+
+
+def test_a_label_measured_on_one_slide_is_a_number_on_all(
+    embedded: Path, copy_of: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    store = hs.open(copy_of(embedded))
+    for slide, value in (("A1", "{}.5"), ("B1", "{}")):
+        spots = store.view(slides=[slide]).column("barcode")
+        path = tmp_path / f"{slide}.csv"
+        lines = [f"{spot},{value.format(k % 5)},{k}.25" for k, spot in enumerate(spots)]
+        path.write_text("\n".join(["barcode,score,miss", *lines]) + "\n")
+        if slide == "B1":
+            path.write_text(path.read_text().replace(".25", "").replace("\n0,", "\n,"))
+        hs.pp.annotate(store, slide, obs=path)
+    rows = store.view(backbone="testing")
+    score = rows.column("score")
+    assert score.dtype == np.float64
+    assert len(rows.where("score > 2")) == int((score > 2).sum()) > 0
+    assert rows.to_adata().obs["score"].dtype == np.float64
+
+
+def test_columns_may_be_one_and_a_batch_has_rows(rows: View) -> None:
+    assert list(rows.obs("slide").columns) == ["slide"]
+    with pytest.raises(UsageError, match="at least one row"):
+        next(rows.batches(0))
+
+
+def test_embeddings_that_were_read_can_be_sent_to_another_process(rows: View) -> None:
+    source = rows.lazy()
+    first = source[:3]
+    assert np.array_equal(pickle.loads(pickle.dumps(source))[:3], first)
+
+
+def test_rows_are_not_cut_to_the_type_of_the_first_slide(embedded: Path, copy_of: Callable[[Path], Path]) -> None:
+    store = hs.open(copy_of(embedded))
+    spec = hs.EmbeddingSpec(dtype="float32")
+    hs.tl.embed(store, "testing", slides="B1", spec=spec, replace=True)
+    assert store.view(backbone="testing", slides=["B1", "A1"]).numpy().dtype == np.float32
+    with pytest.raises(SpecMismatchError, match="float32 and those of slide 'A1' float16"):
+        store.view(backbone="testing").numpy()

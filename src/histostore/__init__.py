@@ -2,7 +2,7 @@
 
 >>> import histostore as hs
 >>> store = hs.open("stores/her2st")                                      # doctest: +SKIP
->>> hs.pp.tile(store, hs.TileSpec.at_spots(px=224), slides=["C2"])        # doctest: +SKIP
+>>> hs.pp.tile(store, "C2", hs.TileSpec.at_spots(px=224))                 # doctest: +SKIP
 >>> hs.tl.embed(store, "efficientnet_lite0")                              # doctest: +SKIP
 >>> adata = store.view(backbone="efficientnet_lite0").to_adata()          # doctest: +SKIP
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from histostore._version import __version__
 
 if TYPE_CHECKING:
-    from histostore import get, heads, io, pl, pp, report, tl
+    from histostore import fetch, get, heads, io, pl, pp, recipes, report, serve, tl
     from histostore.errors import HistostoreError
     from histostore.face import Store, create, open
     from histostore.head_specs import (
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
         SplitSpec,
         StratifiedKFold,
     )
+    from histostore.health import doctor
     from histostore.specs import EmbeddingSpec, MaskSpec, PixelSpec, TileSpec
 
 _HOMES = {
     "Store": "face",
     "create": "face",
+    "doctor": "health",
     "open": "face",
     "HistostoreError": "errors",
     "EmbeddingSpec": "specs",
@@ -50,7 +52,7 @@ _HOMES = {
     "SplitSpec": "head_specs",
     "TileSpec": "specs",
 }
-_MODULES = ("get", "heads", "io", "pl", "pp", "report", "tl")
+_MODULES = ("fetch", "get", "heads", "io", "pl", "pp", "recipes", "report", "serve", "tl")
 
 __all__ = [
     "EmbeddingSpec",
@@ -69,13 +71,17 @@ __all__ = [
     "TileSpec",
     "__version__",
     "create",
+    "doctor",
+    "fetch",
     "get",
     "heads",
     "io",
     "open",
     "pl",
     "pp",
+    "recipes",
     "report",
+    "serve",
     "tl",
 ]
 

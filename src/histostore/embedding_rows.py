@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostore.errors import SpecMismatchError, UsageError
 from histostore.heads.rows import RowSource
 from histostore.part import bounds_of, by_part
 
@@ -20,6 +21,28 @@ if TYPE_CHECKING:
 
 RELEASE_BYTES = 1 << 28
 """Pages of embeddings that a process keeps mapped while it reads on: 256 MiB of what was asked for."""
+
+
+def row_numbers(rows: Any, n: int) -> NDArray[np.int64]:
+    """Return the numbers of some of n rows, given as numbers or as a mask of all.
+
+    Raises
+    ------
+    UsageError
+        They are neither, or a mask of another length.
+    IndexError
+        There is no such row; numbers from the end are not understood.
+    """
+    given = np.asarray(rows)
+    if given.dtype == np.bool_:
+        if given.shape != (n,):
+            raise UsageError(f"a mask of shape {given.shape} for {n} rows")
+        return np.flatnonzero(given)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise UsageError(f"rows are {given.dtype} of shape {given.shape}: give whole numbers (k,), or a mask ({n},)")
+    if given.size and (given.min() < 0 or given.max() >= n):
+        raise IndexError(f"rows {given.min()}..{given.max()} of a view of {n}")
+    return given.astype(np.int64)
 
 
 class EmbeddingRows(RowSource):
@@ -46,8 +69,13 @@ class EmbeddingRows(RowSource):
         """Type that the embeddings are stored in."""
         return self._reader(0).dtype
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": {}}  # open files stay here
+
     def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[Any]:
         n = len(self)
+        if isinstance(rows, slice) and rows.step not in (None, 1):
+            rows = np.arange(n)[rows]
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(n)
             out = np.empty((max(0, stop - start), self._width), dtype=self.dtype)
@@ -56,8 +84,7 @@ class EmbeddingRows(RowSource):
                 if a < b:
                     self._fill(out, slice(a - start, b - start), at, slice(a - first, b - first))
             return out
-        if len(rows) and (rows.min() < 0 or rows.max() >= n):
-            raise IndexError(f"rows {rows.min()}..{rows.max()} of a view of {n}")
+        rows = row_numbers(rows, n)
         out = np.empty((len(rows), self._width), dtype=self.dtype)
         for at, mine, local in by_part(self._bounds, rows):
             self._fill(out, mine, at, local)
@@ -72,8 +99,15 @@ class EmbeddingRows(RowSource):
 
     def _fill(self, out: NDArray[Any], places: Any, at: int, local: Any) -> None:
         """Read rows of one slide into their places, and let go of old pages from time to time."""
-        chosen = self._parts[at].rows
-        out[places] = self._reader(at).read(local if chosen is None else chosen[local])
+        part, reader = self._parts[at], self._reader(at)
+        if not np.can_cast(reader.dtype, out.dtype):
+            raise SpecMismatchError(
+                f"embeddings '{self._backbone}' of slide '{part.slide}' are {reader.dtype} and those of slide "
+                f"'{self._parts[0].slide}' {out.dtype}, which would cut them; embed again with one --dtype, or name "
+                f"'{part.slide}' first"
+            )
+        chosen = part.rows
+        out[places] = reader.read(local if chosen is None else chosen[local])
         self._read += len(out[places]) * self._width * out.itemsize
         if self._read > RELEASE_BYTES:
             self._read = 0

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from histostore.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]{0,79}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
@@ -30,6 +34,23 @@ def check_slug(name: str, what: str) -> str:
         msg = f"invalid {what} {got}: use 1-80 of A-Z a-z 0-9 . _ + @ -, not starting with a dot"
         raise UsageError(msg)
     return name
+
+
+def each_once(slides: str | Iterable[object]) -> list[str]:
+    """Return the slides that are asked for, in order; one alone may be given as text.
+
+    Raises
+    ------
+    UsageError
+        One is asked for twice, and its rows would count twice; or none is: an empty list does not mean all.
+    """
+    asked = [slides] if isinstance(slides, str) else [str(slide) for slide in slides]
+    if not asked:
+        raise UsageError("slides is an empty list: name some, or leave it out for all")
+    twice = [slide for slide in dict.fromkeys(asked) if asked.count(slide) > 1] if len(set(asked)) < len(asked) else []
+    if twice:
+        raise UsageError(f"slide '{twice[0]}' is asked for {asked.count(twice[0])} times: name each once")
+    return asked
 
 
 def check_name(name: str, what: str) -> str:

@@ -1,11 +1,13 @@
-"""``hs.pp``: bring slides in, cut tiles, choose genes over a cohort."""
+"""``hs.pp``: bring slides and features in, cut tiles, choose genes over a cohort."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from histostore.errors import UsageError
+from histostore.errors import UsageError, near
+from histostore.inventory import chosen_slides
 from histostore.io.sheet import Sample, read_sheet
 from histostore.slides.remote import is_remote
 from histostore.stages import annotate as _annotate
@@ -15,7 +17,7 @@ from histostore.stages.tile import tile as _tile
 from histostore.stages.twins import Twins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from distributed import Client
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from histostore.store.store import Store
     from histostore.view import View
 
-__all__ = ["annotate", "gene_stats", "highly_variable_genes", "ingest", "tile"]
+__all__ = ["annotate", "gene_stats", "highly_variable_genes", "import_features", "ingest", "tile"]
 
 _FILES = ("image", "st_counts", "st_spots", "visium", "anndata", "points", "obs", "geojson")
 
@@ -69,11 +71,93 @@ def ingest(
     else:
         if files.get("image_folder") is not None:
             files |= {"image": files["image_folder"], "image_folder": True}
+        known = [field.name for field in fields(Sample) if field.name not in ("slide", "meta")]
+        for name in files.keys() - set(known):
+            raise UsageError(f"ingest knows no '{name}'{near(name, known)}; it takes {', '.join(known)}")
         given = {k: v for k, v in files.items() if v is not None}
         paths: dict[str, Any] = {k: Path(v) if k in _FILES and not is_remote(v) else v for k, v in given.items()}
         samples = [Sample(slide=str(slide), meta=meta or {}, **paths)]
     twins = Twins(store)
     return [_ingest(store, sample, spec, twins=twins, progress=progress) for sample in samples]
+
+
+def import_features(
+    store: Store,
+    path: str | Path,
+    *,
+    backbone: str,
+    slide: str | None = None,
+    image: str | Path | None = None,
+    px: float | None = None,
+    mpp: float | None = None,
+    anchor: Literal["corner", "centre"] | None = None,
+    tiles: str = "imported",
+    allow_nan: bool = False,
+    meta: Mapping[str, str] | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> list[StageResult]:
+    """Bring in features that TRIDENT, CLAM, slide2vec or STAMP extracted, or Parquet: tiles and embeddings.
+
+    A slide is called what its file is called, and may be new: it then needs no image, but its `mpp` must be known.
+    Values are kept to the bit. The first slide that fails ends it; those before it are in, and are a no-op next time.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder with one per slide.
+    backbone
+        What to call the embeddings.
+    slide
+        Only this one; a single file may then have any name.
+    image
+        The slide's image, or a folder of images that are called what their slides are.
+    px
+        Edge of a tile in level-0 pixels, if no file says it.
+    mpp
+        µm per level-0 pixel, if neither the store, the image nor the file says it.
+    anchor
+        What coordinates are of, if the file does not say it.
+    tiles
+        What to call the tile set, and its points.
+    allow_nan
+        Keep rows that are NaN in all columns, as unreadable tiles.
+    meta
+        Metadata of slides that are new, like ``{"cohort": "tcga"}``.
+    replace
+        Let the names move to these features, where they are taken by others.
+
+    Returns
+    -------
+    list of StageResult
+        One per slide, in order; notes say what stays unknown.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such place, no features of `slide` in it, or no one image of a slide in the folder of images.
+    UsageError
+        `image` is one file for many slides.
+    DataError
+        Files of no known layout; rows with NaN or infinity; an edge or anchor that nobody says; tiles off the slide.
+    SlideError
+        The slide's mpp is unknown, or two sources contradict each other.
+    ConflictError
+        The names are taken by other tiles or features, and `replace` is false.
+    """
+    from histostore.exchange import finished, imports, lacks_images  # brings h5py
+    from histostore.io.feature_files import find_features
+    from histostore.stages.imported_tiles import ImportSpec
+
+    spec = ImportSpec(
+        backbone=backbone, tiles=tiles, anchor=anchor, allow_nan=allow_nan,
+        px=float(px) if px is not None else None,  # 256 and 256.0 are the same tiles
+        mpp=float(mpp) if mpp is not None else None,
+    )  # fmt: skip
+    found = find_features(path, slide)
+    if lacks_images(found, image):
+        raise UsageError(f"image is one file for {len(found)} slides: give slide, or a folder of images")
+    return finished(imports(store, found, spec, image=image, meta=meta, replace=replace, progress=progress))
 
 
 def annotate(
@@ -86,19 +170,43 @@ def annotate(
     review: str | Path | None = None,
     name: str | None = None,
     replace: bool = False,
+    by: str | None = None,
+    classes: Sequence[str] = (),
+    min_match: float | None = None,
     **fields: str,
 ) -> list[StageResult]:
     """Add what arrives later: metadata (`table` or keywords), polygons (`geojson`), labels per spot (`obs`).
 
     A table of tiles that `hs.tl.review` wrote and people filled in (`review`) becomes the obs column ``review``, or
     `name`, of all slides in it.
-    """
-    if table is not None:
-        return _annotate.annotate_table(store, table)
-    if review is not None:
-        from histostore.stages.review_labels import REVIEW, annotate_review
 
-        return annotate_review(store, Path(review), name=name or REVIEW, replace=replace)
+    Parameters
+    ----------
+    by
+        Of a `table`: the column that says whose row it is, ``slide`` or a metadata field; by default ``slide``, else
+        ``patient``.
+    classes, min_match
+        Of a `review`: the labels there may be (by default the classes of the heads it names), and the least share of
+        its rows that must be in the store.
+
+    Raises
+    ------
+    UsageError
+        No slide is named where one must be, or something is given beside a `table` or `review` that is of neither.
+    """
+    _check_alone(
+        {"table": table, "review": review, "slide": slide, "geojson": geojson, "obs": obs, **fields},
+        options={"by": (by, "table"), "classes": (classes or None, "review"), "min_match": (min_match, "review")},
+    )
+    if table is not None:
+        return _annotate.annotate_table(store, table, by=by)
+    if review is not None:
+        from histostore.stages.review_labels import MIN_MATCH, REVIEW, annotate_review
+
+        return annotate_review(
+            store, Path(review), name=name or REVIEW, classes=classes,
+            min_match=MIN_MATCH if min_match is None else min_match, replace=replace,
+        )  # fmt: skip
     if slide is None:
         raise UsageError("say which slide; only tables name their slides themselves")
     done = []
@@ -109,6 +217,18 @@ def annotate(
     if fields:
         done.append(_annotate.annotate_meta(store, slide, fields))
     return done
+
+
+def _check_alone(given: Mapping[str, Any], *, options: Mapping[str, tuple[Any, str]]) -> None:
+    """Refuse what would go unheard: things beside a table or review, and options of one that is not there."""
+    there = [name for name, value in given.items() if value is not None]
+    alone = next((name for name in ("table", "review") if name in there), None)
+    if alone is not None and len(there) > 1:
+        others = ", ".join(name for name in there if name != alone)
+        raise UsageError(f"a {alone} names its slides itself, and {others} would go unheard; annotate in two calls")
+    for name, (value, of) in options.items():
+        if value is not None and of not in there:
+            raise UsageError(f"{name} is of a {of}: give {of}=…")
 
 
 def tile(
@@ -132,7 +252,7 @@ def tile(
         slides, spec = None, slides
     if spec is None:
         raise UsageError("tile needs a TileSpec, like TileSpec.at_spots(px=224)")
-    chosen = [slides] if isinstance(slides, str) else list(slides or store.slides())  # type: ignore[arg-type]
+    chosen = chosen_slides(store, slides)  # type: ignore[arg-type]
     how: dict[str, Any] = {"pixels": pixels, "name": name, "replace": replace, "read_threads": read_threads}
     if client is not None:
         from histostore.scale.run import collected, tile_slides  # brings dask.distributed

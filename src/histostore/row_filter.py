@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostore.where import Field
+from histostore.where import Field, as_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +32,8 @@ def passing(parts: Sequence[Part], condition: Where) -> list[Part]:
     of_slides = slide_columns(parts, names)
     if of_slides is None:
         fields = {n: Field(n, _texts(part.slide_value(n) for part in parts)) for n in names if n not in _IDS}
-        return [_passing(part, condition, fields) for part in parts]
+        measured = {n for n in names if n not in _IDS and any(part.measures(n) for part in parts)}
+        return [_passing(part, condition, fields, measured) for part in parts]
     columns: dict[str, Column] = {
         n: v if n in _IDS else Field(n, _texts(v.tolist())).column(v) for n, v in of_slides.items()
     }
@@ -70,10 +71,12 @@ def _texts(values: Iterable[Any]) -> list[str | None]:
     return [v for v in values if v is not ...]
 
 
-def _passing(part: Part, condition: Where, fields: Mapping[str, Field]) -> Part:
+def _passing(part: Part, condition: Where, fields: Mapping[str, Field], measured: Collection[str] = ()) -> Part:
     def column(name: str) -> Column:
         values = part.column(name) if part.has(name) else np.full(len(part), None)
         is_field = name in fields and part.slide_value(name) is not ...
+        if name in measured and not is_field:
+            return as_numbers(values)
         return fields[name].column(values) if is_field else values
 
     return part.selected(np.flatnonzero(condition.mask(len(part), column)))

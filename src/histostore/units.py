@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from histostore.errors import SlideError, SpecMismatchError, UsageError
 
@@ -28,13 +28,16 @@ MPP_OF_20X = 0.5
 """The convention scanners follow: 20x is 0.5 µm per pixel, 40x is 0.25."""
 
 
-def check_mpp(mpp: float, what: str = "mpp") -> float:
-    """Return `mpp` if a slide can have it, else raise `SlideError`."""
+def check_mpp(mpp: Any, what: str = "mpp") -> float:
+    """Return `mpp` if a slide can have it, else raise `SlideError`; `UsageError` for what is no number."""
     low, high = MPP_LIMITS
-    if not math.isfinite(mpp) or not low <= mpp <= high:
+    if isinstance(mpp, str) or not isinstance(mpp, SupportsFloat):
+        raise UsageError(f"{what} is {mpp!r}, no number of µm per pixel")
+    value = float(mpp)
+    if not math.isfinite(value) or not low <= value <= high:
         msg = f"{what} is {mpp}, outside {low}-{high} µm per pixel; give the right one with --mpp"
         raise SlideError(msg)
-    return float(mpp)
+    return value
 
 
 def mpp_of_magnification(magnification: float) -> float:

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.blocks.slide_rows import SlideRows
-from histostore.embedding_rows import EmbeddingRows
+from histostore.embedding_rows import EmbeddingRows, row_numbers
 from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.genes import Listed, check_naming, join_genes, stack_counts
+from histostore.ids import each_once
 from histostore.opening import check_alike, left_out_text, open_parts, uncollected
-from histostore.part import bounds_of
+from histostore.part import bounds_of, with_rows
 from histostore.row_filter import passing, which
 from histostore.store.catalog import known_slides
 from histostore.tables import Report
-from histostore.where import Where
+from histostore.where import Where, as_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
@@ -81,6 +82,8 @@ class View:
         if not any(known):
             raise NotFoundError(f"no column '{name}' in any slide{self._near(name)}")
         found = [p.column(name) if k else None for p, k in zip(self.parts, known, strict=True)]
+        if any(v is not None and v.dtype.kind == "f" for v in found):  # on others it may be empty, or whole
+            found = [v if v is None else as_numbers(v) for v in found]
         kinds = {v.dtype.kind for v in found if v is not None}
         missing: Any = np.nan if kinds <= {"f", "i", "u"} else None
         whole = [v if v is not None else np.full(len(p), missing) for p, v in zip(self.parts, found, strict=True)]
@@ -90,7 +93,7 @@ class View:
 
     def _near(self, name: str) -> str:
         columns = self.columns()
-        genes = {g for p in self.parts for g in p.genes}
+        genes = {g for p in self.parts for g in p.gene_names.symbols}
         more = f" and {len(genes):,} genes" if genes else ""
         return f"{near(name, [*columns, *genes])}; there are {', '.join(sorted(columns))}{more}"
 
@@ -114,8 +117,11 @@ class View:
         return replace(self, parts=tuple(p for p in self.parts if p.slide in slides))
 
     def select(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> View:
-        """Return some rows, by number or mask; within a slide the order given is kept, slides keep theirs."""
-        rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else np.asarray(rows)
+        """Return some rows, by number or mask; within a slide the order given is kept, slides keep theirs.
+
+        Errors as of `histostore.embedding_rows.row_numbers`.
+        """
+        rows = row_numbers(rows, len(self))
         bounds = bounds_of(self.parts)
         parts = [
             p.selected(rows[(rows >= a) & (rows < b)] - a)
@@ -127,7 +133,7 @@ class View:
         """Return the obs table, indexed by ``<slide>:<point>``."""
         import pandas as pd
 
-        names = list(columns) if columns is not None else self.columns()
+        names = self.columns() if columns is None else [columns] if isinstance(columns, str) else list(columns)
         return pd.DataFrame({c: self.column(c) for c in names}, index=pd.Index(self.names(), dtype=object))
 
     def names(self) -> NDArray[Any]:
@@ -138,7 +144,7 @@ class View:
     def numpy(self, backbone: str | None = None, rows: NDArray[np.integer[Any]] | None = None) -> NDArray[Any]:
         """Return embeddings ``(n, d)`` in the type they are stored in; of some rows, in the order asked for."""
         source = self.lazy(backbone)
-        return source[slice(None) if rows is None else np.asarray(rows, dtype=np.int64)]
+        return source[slice(None) if rows is None else row_numbers(rows, len(self))]
 
     def lazy(self, backbone: str | None = None) -> EmbeddingRows:
         """Return the embeddings as a row source ``(n, d)``: ``source[rows]`` reads those rows, nothing is kept."""
@@ -155,6 +161,8 @@ class View:
 
         The arrays own their memory and are writable, so ``torch.from_numpy`` takes them as they are.
         """
+        if size < 1:
+            raise UsageError(f"size is {size}: a batch has at least one row")
         order = np.arange(len(self), dtype=np.int64)
         if seed is not None:
             order = np.random.default_rng([seed, epoch]).permutation(order)
@@ -176,12 +184,10 @@ class View:
         without = sum(int((p.count_row[_all(p)] < 0).sum()) for p in self.parts)
         if without:
             raise DataError(f"{without} of {len(self)} rows have no counts; take view.with_counts()")
-        listed = [(p, p.counts) for p in self.parts if p.counts is not None and len(p)]
+        listed = [(p, p.counts) for p in with_rows(self.parts) if p.counts is not None]
         check_naming([Listed(p.slide, c.gene_ids, c.whole_transcriptome) for p, c in listed], self.gene_join)
-        genes = join_genes([p.counts for p in self.parts if p.counts is not None], self.gene_join)
-        return stack_counts(
-            genes, [(p.slide, p.counts, p.count_row[_all(p)]) for p in self.parts if p.counts is not None]
-        )
+        genes = join_genes([counts for _, counts in listed], self.gene_join)
+        return stack_counts(genes, [(p.slide, counts, p.count_row[_all(p)]) for p, counts in listed])
 
     def with_counts(self) -> View:
         """Return the rows that have counts; how many were left out is in the report."""
@@ -211,11 +217,11 @@ class View:
         """
         from histostore.adata import build_adata
 
-        has = [p.expression is not None for p in self.parts]
         if counts is None:
-            counts = any(has)
-            if counts and not all(has):
-                lacking = ", ".join(p.slide for p, h in zip(self.parts, has, strict=True) if not h)
+            lacks = [p.slide for p in with_rows(self.parts) if p.expression is None]
+            counts = len(lacks) < len(with_rows(self.parts))
+            if counts and lacks:
+                lacking = ", ".join(lacks)
                 raise DataError(f"slides {lacking} have no counts; choose slides, or pass counts=False")
         view = self.with_counts() if counts else self
         return build_adata(view, images=images, counts=counts, lazy=lazy)
@@ -298,7 +304,7 @@ def view(
     *,
     backbone: str | Sequence[str] | None = None,
     tiles: str | None = None,
-    slides: Sequence[str] | None = None,
+    slides: str | Iterable[str] | None = None,
     where: str | None = None,
     genes: str | Sequence[str] = "outer",
     region_share: float | None = None,
@@ -312,8 +318,8 @@ def view(
     tiles
         Which tile set; may be left out where it is clear.
     slides
-        Which slides, in this order. By default all of them; those without the embeddings are left out then (see
-        `View.left_out`).
+        Which slides, each once, in this order. By default all of them; those without the embeddings are left out then
+        (see `View.left_out`).
     where
         A filter on slide and tile columns, like ``"patient != 'C' and n_counts >= 500"``.
     genes
@@ -333,9 +339,10 @@ def view(
     wanted = [backbone] if isinstance(backbone, str) else list(backbone or ())
     if isinstance(genes, str) and genes not in ("outer", "inner"):
         raise UsageError(f"genes is '{genes}', not 'outer', 'inner' or a list of genes")
+    asked = None if slides is None else each_once(slides)
     with uncollected():
         opened = view_of(
-            store, known_slides(store, slides), backbones=wanted, tiles=tiles, region_share=region_share,
+            store, known_slides(store, asked), backbones=wanted, tiles=tiles, region_share=region_share,
             genes=genes if isinstance(genes, str) else tuple(genes), named=slides is not None,
         )  # fmt: skip
     opened = opened.where(where) if where is not None else opened

@@ -255,6 +255,14 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def as_numbers(values: NDArray[Any]) -> NDArray[Any]:
+    """Return texts as numbers (float64, NaN where missing) if each is one; else the values as they are."""
+    if values.dtype != object:
+        return values
+    found = [math.nan if v is None else _number(v) if isinstance(v, str) else None for v in values.tolist()]
+    return values if None in found else np.array(found, dtype=np.float64)
+
+
 def _written(name: str) -> str:
     return name if name.isidentifier() else f"`{name}`"
 

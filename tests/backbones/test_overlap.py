@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from histostore.backbones import load_backbone
-from histostore.backbones.batch import CPU_BATCH, best_batch, choose_batch
+from histostore.backbones.batch import COMPILED_BATCHES, CPU_BATCH, CUDA_BATCHES, best_batch, choose_batch
 from histostore.backbones.device_queue import DeviceQueue
 from histostore.backbones.overlap import BatchTooLargeError, Overlapping, PartPool, begin, in_flight
+from histostore.backbones.testing_backbone import TestingBackbone
 from histostore.errors import UsageError
 
 NAME = "timm/resnet10t@random:0"
@@ -82,6 +85,20 @@ def test_a_batch_that_does_not_fit_says_so():
         DeviceQueue(torch.device("cpu"), full).begin(small_tiles(5))
 
 
+def test_what_did_not_fit_is_let_go_before_that_is_said():
+    held = []
+
+    def full(tiles):
+        half_done = tiles.float()
+        held.append(weakref.ref(half_done))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(BatchTooLargeError) as told:
+        DeviceQueue(torch.device("cpu"), full).begin(small_tiles(5))
+    assert told.value.__context__ is None
+    assert held[0]() is None
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("compile_with", [None, "cudagraphs"])
 def test_on_a_cuda_device_begun_batches_give_the_rows_of_embed(tiles, compile_with):
@@ -111,6 +128,21 @@ def test_batches_that_do_not_fit_are_not_taken():
     assert tried == [32, 64, 128]
     with pytest.raises(BatchTooLargeError):
         best_batch(rate, (128, 256))
+
+
+@pytest.mark.parametrize(("engine", "sizes"), [({}, CUDA_BATCHES), ({"compile": "inductor"}, COMPILED_BATCHES)])
+def test_a_compiled_network_is_measured_at_few_sizes(engine, sizes):
+    class Device(TestingBackbone):
+        def engine(self):
+            return super().engine() | {"device": "cuda"} | engine
+
+        def embed(self, tiles):
+            seen.add(len(tiles))
+            return np.zeros((len(tiles), self.spec.dim), np.float32)
+
+    seen = set()
+    assert choose_batch(Device(), 8) in sizes
+    assert sorted(seen) == list(sizes)
 
 
 def test_the_batch_is_fixed_on_a_cpu():

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from histostore.backbones.cuda_flags import repeatable_kernels
 from histostore.backbones.device_queue import DeviceQueue
 from histostore.backbones.networks import VERSIONS
 from histostore.backbones.overlap import PART, Forwarded, PartPool, nothing
@@ -182,9 +183,7 @@ class TorchBackbone:
         if self.device.type != "cuda":
             yield
             return
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=self.precision != "float32"
-        ):
+        with repeatable_kernels(full_float32=self.precision == "float32"):
             yield
 
 
@@ -239,7 +238,8 @@ def _precision(wanted: Precision, device: torch.device) -> str:
     if wanted == "auto":
         if device.type != "cuda":
             return "float32"
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        with torch.cuda.device(device):  # cards before Ampere only emulate bfloat16, slowly
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if wanted not in ("float32", "bfloat16", "float16"):
         msg = f"precision is '{wanted}': use auto, float32, bfloat16 or float16"
         raise UsageError(msg)

@@ -12,6 +12,7 @@ from histostore.blocks.address import Address
 from histostore.blocks.slide_rows import SlideRows
 from histostore.errors import DataError
 from histostore.genes import Listed, check_naming, join_genes, stack_counts
+from histostore.part import with_rows
 from histostore.tables import Counts
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def count_blocks(parts: Sequence[Part], how: str | tuple[str, ...], most: int = 
     AlignmentError
         Two slides name genes differently.
     """
-    opened = [SlideRows.of(p).open(p.store) for p in parts if p.expression is not None or len(p)]
+    opened = [SlideRows.of(p).open(p.store) for p in with_rows(parts) if p.expression is not None or len(p)]
     for rows in opened:
         without = 0 if rows.all_counted else int((rows.count_row < 0).sum())
         if without:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostore.cli.common import names, show, the_store
@@ -15,14 +12,9 @@ if TYPE_CHECKING:
     import argparse
 
     from histostore.store.gc import GcReport
-    from histostore.store.store import Store
 
 EXIT_DAMAGED = 3
 _GC_LINE = "{:<24} {:<12} {:<12} {:>9} {:>12}"
-_LIBRARIES = (
-    "numpy", "zarr", "anndata", "scanpy", "torch", "torchvision", "timm", "openslide-python", "openslide-bin",
-    "tifffile", "imagecodecs", "scikit-learn", "faiss-cpu", "faiss-gpu", "obstore",
-)  # fmt: skip
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -132,87 +124,26 @@ def delete(args: argparse.Namespace) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Check this machine and a store's file system."""
-    from histostore._version import __version__
-    from histostore.store.files import LocalFiles
-    from histostore.store.object_address import is_object_address
-    from histostore.store.store import HEADER, open_store
+    from histostore.health import doctor as run
 
-    found: dict[str, str] = {"histostore": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "-"
-    from histostore.index.engine import which_faiss
-
-    faiss = which_faiss()
-    found["faiss"] = f"{faiss.version or '-'} ({faiss.options or 'not loaded'}; {faiss.gpus} GPUs)"
-    problems = [faiss.problem] if faiss.problem is not None else []
-    found["device"] = _device()
-    if args.store is not None and is_object_address(args.store):
-        found |= _store_health(open_store(args.store))
-        found["publish"] = "put if absent"
-    elif args.store is not None:
-        folder = Path(args.store)
-        if (folder / HEADER).exists():
-            found |= _store_health(open_store(folder))
-        elif not folder.exists():
-            folder = folder.parent
-        found["publish"] = LocalFiles(folder).probe_publish()
-    lines = [f"{key:<18} {value}" for key, value in found.items()] + [f"problem: {p}" for p in problems]
-    show({**found, "problems": problems}, "\n".join(lines), args)
-    return EXIT_DAMAGED if problems else 0
-
-
-def _store_health(store: Store) -> dict[str, str]:
-    """Say what a store is and how its catalog is; a damaged catalog is made anew by looking at it."""
-    from histostore.store.catalog import look, worth_it
-
-    catalog = look(store, keep=worth_it(store))
-    kept = f"{len(catalog.owners):,} owners, {catalog.refreshed:,} read again" if catalog.kept else "none kept"
-    if catalog.problem:
-        kept += f"; {catalog.problem}"
-    about = f"'{store.name}', format {store.format}, {len(catalog.slides())} slides"
-    return {"store": about, "catalog": kept}
-
-
-def _device() -> str:
-    try:
-        import torch
-    except ImportError:
-        return "torch is not installed"
-    if torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name(0)}"
-    return f"cpu, {torch.get_num_threads()} threads"
+    health = run(args.store)
+    show({**health.found, "problems": list(health.problems)}, str(health), args)
+    return 0 if health.ok else EXIT_DAMAGED
 
 
 def models(args: argparse.Namespace) -> None:
     """List backbones."""
-    from histostore.backbones.catalog import availability, known
+    from histostore.inventory import backbones_known, backbones_used
 
-    records = [(r, availability(r)) for r in known()]
-    used = _used(args) if args.store is not None else {}
-    value = {
-        "models": [
-            {"name": r.name, "source": r.source, "dim": r.dim, "input_px": r.input_px, "mpp": r.mpp,
-             "licence": r.licence, "gated": r.gated, "available": here, "slides": used.get(r.name, 0)}
-            for r, here in records
-        ]
-    }  # fmt: skip
+    used = backbones_used(the_store(args)) if args.store is not None else {}
+    known = backbones_known(used)
     lines = [f"{'name':<24} {'dim':>5} {'px':>4} {'mpp':>5}  {'licence':<22} available"]
-    for r, here in records:
-        mpp = f"{r.mpp:g}" if r.mpp else "-"
-        lines.append(f"{r.name:<24} {r.dim:>5} {r.input_px:>4} {mpp:>5}  {(r.licence or '?')[:22]:<22} {here}")
+    for r in known:
+        mpp = f"{r['mpp']:g}" if r["mpp"] else "-"
+        lines.append(
+            f"{r['name']:<24} {r['dim']:>5} {r['input_px']:>4} {mpp:>5}  {(r['licence'] or '?')[:22]:<22} "
+            f"{r['available']}"
+        )
     lines.append("and any timm/NAME, torchvision/NAME.WEIGHTS, file:PATH#ARCHITECTURE, module.path:callable")
     lines += [f"in this store: {name} on {n} slides" for name, n in sorted(used.items())]
-    show(value, "\n".join(lines), args)
-
-
-def _used(args: argparse.Namespace) -> dict[str, int]:
-    store = the_store(args)
-    found: dict[str, int] = {}
-    for slide in store.slides():
-        for ref in store.slide(slide).of_kind("embeddings"):
-            short = ref.name.rpartition("/")[2]
-            found[short] = found.get(short, 0) + 1
-    return found
+    show({"models": known}, "\n".join(lines), args)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histostore import inventory
 from histostore.cli.main import report
 from histostore.errors import ConflictError, HistostoreError, NotFoundError, StorageError, UsageError, near
 from histostore.schema.kinds import check_format
@@ -33,8 +34,19 @@ EXIT_USAGE = UsageError.exit_code
 
 
 def names(text: str | None) -> list[str] | None:
-    """Split ``A,B`` into its names; None stays None."""
-    return [n.strip() for n in text.split(",") if n.strip()] if text else None
+    """Split ``A,B`` into its names; None stays None.
+
+    Raises
+    ------
+    UsageError
+        There is no name in it: an empty variable of a shell does not mean all.
+    """
+    if text is None:
+        return None
+    found = [n.strip() for n in text.split(",") if n.strip()]
+    if not found:
+        raise UsageError(f"a list of names is empty ({text!r}): give one or more, or leave the option out")
+    return found
 
 
 def chosen_slides(store: Store, args: argparse.Namespace) -> list[str]:
@@ -45,12 +57,7 @@ def chosen_slides(store: Store, args: argparse.Namespace) -> list[str]:
     UsageError
         The store has no slides.
     """
-    slides = names(args.slides) or store.slides()
-    if not slides:
-        raise UsageError(f"no slides in {store.uri}; bring some in with `histostore ingest`")
-    for slide in slides:
-        store.slide(slide)
-    return slides
+    return inventory.chosen_slides(store, names(args.slides))
 
 
 def check_somewhere(store: Store, slides: Sequence[str], kind: str, name: str | None) -> None:

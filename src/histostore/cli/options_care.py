@@ -23,9 +23,6 @@ def _verify(p: argparse.ArgumentParser) -> None:
     the_store(p)
     which_slides(p)
     p.add_argument("--quick", action="store_true", help="sizes only; do not read the bytes")
-    p.add_argument(
-        "--repair", action="store_true", help="take damaged groups out, so that their stage makes them again"
-    )
     on_workers(p)
 
 

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from histostore.cli.common import show, the_store
-from histostore.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     import argparse
@@ -16,13 +15,8 @@ if TYPE_CHECKING:
 
 def serve(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
-    try:
-        from histostore.serve.limits import Limits
-        from histostore.serve.server import Server
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        raise MissingDependencyError("serve needs starlette and uvicorn: pip install 'histostore[serve]'") from None
+    from histostore.serve import Limits, Server
+
     store = the_store(args)
     searches = args.searches or min(4, os.cpu_count() or 1)
     limits = Limits(searches=searches, timeout_s=args.timeout)

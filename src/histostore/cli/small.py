@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.cli.common import names, show, the_store
 from histostore.cli.slides import show_slides
-from histostore.store.catalog import known_slides
+from histostore.inventory import slide_info, store_info
 from histostore.store.store import create_store
 
 if TYPE_CHECKING:
     import argparse
-
-    from histostore.store.store import Store
 
 
 def init(args: argparse.Namespace) -> None:
@@ -27,47 +25,24 @@ def info(args: argparse.Namespace) -> None:
     """Say what a store holds."""
     store = the_store(args)
     if args.slide is not None:
-        one = _slide_info(store, args.slide)
+        one = slide_info(store, args.slide)
         show(one, _slide_text(one), args)
         return
     if args.where is not None or args.columns is not None:
         show_slides(store, args.where, names(args.columns), args)
         return
-    known = known_slides(store)
-    slides = [k.manifest.owner for k in known]
+    value = store_info(store)
+    slides, heads = [of["slide"] for of in value["slides"]], value["heads"]
     groups: dict[str, int] = {}
-    rows: list[dict[str, Any]] = []
-    for manifest, _ in known:
-        keys = list(manifest.entries)
-        for key in keys:
+    for of in value["slides"]:
+        for key in of["groups"]:
             groups[key] = groups.get(key, 0) + 1
-        rows.append({"slide": manifest.owner, "manifest": manifest.number, "groups": keys})
-    heads = [r.name for r in store.manifest("@heads").of_kind("heads")]
-    value = {"store": store.uri, "name": store.name, "uuid": store.uuid, "format": store.format,
-             "slides": rows, "heads": heads}  # fmt: skip
     lines = [f"store '{store.name}' ({store.uri}), format {store.format}, {len(slides):,} slides"]
     lines += [f"  {key:<44} {n:>6,} slides" for key, n in sorted(groups.items())]
     lines += [f"  head {name}" for name in heads]
     if not args.json and 0 < len(slides) <= 40:
         lines.append("slides: " + ", ".join(slides))
     show(value, "\n".join(lines), args)
-
-
-def _slide_info(store: Store, slide: str) -> dict[str, Any]:
-    manifest = store.slide(slide)
-    groups = {}
-    for key, ref in sorted(manifest.entries.items()):
-        header = store.header(ref)
-        size = sum(n for n, _ in header["files"].values())
-        attrs = {k: v for k, v in header["attrs"].items() if k not in ("properties", "categories")}
-        groups[key] = {
-            "digest": ref.digest,
-            "rows": header["rows"],
-            "bytes": size,
-            "attrs": attrs,
-            "engine": header["engine"],
-        }
-    return {"slide": slide, "manifest": manifest.number, "written": manifest.written, "groups": groups}
 
 
 def _slide_text(value: dict[str, Any]) -> str:

@@ -1,0 +1,149 @@
+"""``hs.pp``: features of other tools come in as the command brings them; what annotating would not hear is refused."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import histostore as hs
+from histostore.errors import ConflictError, DataError, NotFoundError, SlideError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from histostore.testing.cohort import Cohort
+
+N, D, EDGE, MPP = 20, 5, 64, 0.5
+CORNERS = (np.column_stack([np.arange(N) % 5, np.arange(N) // 5]) * EDGE).astype(np.int64)
+FIRST, SECOND = "A", "B"
+
+
+def values(seed: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).normal(size=(N, D)).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> hs.Store:
+    return hs.create(tmp_path / "S")
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    """Return a folder with CLAM's files of two slides, which do not say how large a tile is."""
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for seed, slide in enumerate((FIRST, SECOND)):
+        with h5py.File(folder / f"{slide}.h5", "w") as h5:
+            h5["features"], h5["coords"] = values(seed), CORNERS
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for seed, slide in enumerate((FIRST, SECOND)):
+        pixels = np.random.default_rng(seed).integers(0, 255, (4 * EDGE, 5 * EDGE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{slide}.png")
+    return folder
+
+
+def digests(store: hs.Store) -> dict[str, dict[str, str]]:
+    return {s: {ref.key: ref.digest for ref in store.slide(s).entries.values()} for s in store.slides()}
+
+
+def test_a_folder_of_features_comes_in_to_the_bit_and_a_second_call_is_a_no_op(store: hs.Store, features: Path) -> None:
+    done = hs.pp.import_features(store, features, backbone="uni", px=EDGE, mpp=MPP, meta={"cohort": "tcga"})
+    assert [(r.slide, r.done, r.rows) for r in done] == [(FIRST, "written", N), (SECOND, "written", N)]
+    view = store.view(backbone="uni")
+    np.testing.assert_array_equal(view.numpy(), np.vstack([values(0), values(1)]))
+    assert set(hs.get.slides(store)["cohort"]) == {"tcga"}
+    again = hs.pp.import_features(store, str(features), backbone="uni", px=EDGE, mpp=MPP)
+    assert {r.done for r in again} == {"already there"}
+
+
+def test_python_and_the_command_line_write_the_same_groups(
+    store: hs.Store, features: Path, images: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    options = {"backbone": "uni", "px": EDGE, "mpp": MPP, "image": images, "tiles": "clam", "anchor": "corner"}
+    hs.pp.import_features(store, features, **options, meta={"cohort": "tcga"})
+    other = tmp_path / "T"
+    cli("init", other)
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    cli("import", other, "--features", features, *flags, "--meta", "cohort=tcga")
+    assert digests(store) == digests(hs.open(other))
+    assert "source/image" in digests(store)[FIRST]
+
+
+def test_one_slide_is_taken_from_the_folder_or_from_a_file_of_any_name(store: hs.Store, features: Path) -> None:
+    hs.pp.import_features(store, features, backbone="uni", px=EDGE, mpp=MPP, slide=SECOND)
+    hs.pp.import_features(store, features / "A.h5", backbone="uni", px=EDGE, mpp=MPP, slide="C")
+    assert store.slides() == [SECOND, "C"]
+    with pytest.raises(NotFoundError, match="no features of slide 'D'"):
+        hs.pp.import_features(store, features, backbone="uni", slide="D")
+
+
+def test_a_slide_that_fails_is_named_and_those_before_it_are_in(store: hs.Store, features: Path) -> None:
+    (features / "B.h5").write_bytes((features / "B.h5").read_bytes()[:500])
+    with pytest.raises(DataError, match=r"B\.h5 is no whole HDF5 file") as caught:
+        hs.pp.import_features(store, features, backbone="uni", px=EDGE, mpp=MPP)
+    assert caught.value.__notes__ == ["slide 'B', after 1 of 2 slides"]
+    assert store.slides() == [FIRST]
+
+
+def test_what_nobody_says_and_what_contradicts_is_refused_as_by_the_command(
+    store: hs.Store, features: Path, images: Path
+) -> None:
+    with pytest.raises(SlideError, match="mpp"):
+        hs.pp.import_features(store, features, backbone="uni", px=EDGE)
+    with pytest.raises(DataError, match="px"):
+        hs.pp.import_features(store, features, backbone="uni", mpp=MPP)
+    with pytest.raises(UsageError, match="image is one file for 2 slides: give slide, or a folder"):
+        hs.pp.import_features(store, features, backbone="uni", px=EDGE, mpp=MPP, image=images / "A.png")
+    (images / "A.png").unlink()
+    with pytest.raises(NotFoundError, match="one image of slide 'A', it has none"):
+        hs.pp.import_features(store, features, backbone="uni", px=EDGE, mpp=MPP, image=images)
+    assert store.slides() == []
+
+
+def test_names_move_to_other_features_only_when_told(store: hs.Store, features: Path) -> None:
+    options: dict[str, Any] = {"backbone": "uni", "px": EDGE, "mpp": MPP, "slide": FIRST}
+    hs.pp.import_features(store, features, **options)
+    shutil.copy(features / "B.h5", features / "A.h5")
+    with pytest.raises(ConflictError):
+        hs.pp.import_features(store, features, **options)
+    hs.pp.import_features(store, features, **options, replace=True)
+    np.testing.assert_array_equal(store.view(backbone="uni").numpy(), values(1))
+
+
+def test_a_clinical_table_is_joined_by_the_column_that_is_named(
+    ingested: Path, copy_of: Callable[[Path], Path], cohort: Cohort, tmp_path: Path
+) -> None:
+    store, table = hs.open(copy_of(ingested)), tmp_path / "t.csv"
+    hs.pp.annotate(store, "A1", case="one")
+    hs.pp.annotate(store, "B1", case="two")
+    table.write_text("patient,case,grade\nsame,one,2\nsame,two,3\n")
+    hs.pp.annotate(store, table=table, by="case")
+    assert hs.get.slides(store)["grade"].tolist() == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param({"table": "t.csv", "grade": "3"}, "a table names its slides itself, and grade", id="field"),
+        pytest.param({"table": "t.csv", "slide": "A1"}, "a table names its slides itself, and slide", id="slide"),
+        pytest.param({"review": "t.csv", "obs": "o.csv"}, "a review names its slides itself, and obs", id="obs"),
+        pytest.param({"slide": "A1", "obs": "o.csv", "by": "case"}, "by is of a table", id="by"),
+        pytest.param({"table": "t.csv", "classes": ["a"]}, "classes is of a review", id="classes"),
+        pytest.param({"slide": "A1", "obs": "o.csv", "min_match": 0.5}, "min_match is of a review", id="min_match"),
+    ],
+)
+def test_annotating_refuses_what_it_would_not_hear(ingested: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        hs.pp.annotate(hs.open(ingested), **given)
