@@ -26,13 +26,13 @@ What differs:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import histostore as hs
 from histostore.heads.registry import make
-from histostore.recipes import Recipe, Results
+from histostore.recipes import Recipe, Results, check_labels
 
 if TYPE_CHECKING:
     from histostore.heads.label_evaluation import LabelEvaluation
@@ -47,8 +47,8 @@ class Settings:
 
     backbone: str = "resnet50"
     px: int = 224
-    codec: str = "jpeg"
-    """How tiles are kept: jpeg, lossless, or slide (no copy)."""
+    codec: Literal["jpeg", "lossless", "slide"] = "jpeg"
+    """How tiles are kept; slide: no copy."""
     labels: str = "region_annotations"
     """Obs column: region_NAME of polygons, or one that a review made."""
     positive: str = "glomerulus"
@@ -60,8 +60,8 @@ class Settings:
     """Drawn per slide, by seed."""
     head: str = "logistic"
     """logistic or mlp-classifier."""
-    calibration: str = "temperature"
-    threshold: str = "f1"
+    calibration: Literal["none", "temperature", "isotonic"] = "temperature"
+    threshold: Literal["f1", "balanced_accuracy"] = "f1"
     """What the threshold is chosen for."""
     split: str = "leave-one-out:patient"
     save: str = "glomeruli"
@@ -71,33 +71,28 @@ class Settings:
     seed: int = 0
 
 
+def check(store: hs.Store, settings: Settings) -> None:
+    """Refuse settings that cannot be, before anything is tiled."""
+    _tiles(settings)
+    _head(settings)
+    check_labels(store, backbone=settings.backbone, labels=_labels(settings), split=settings.split)
+
+
 def run(store: hs.Store, settings: Settings, report: RunReport) -> Results:
     """Tile, embed, learn, score, call every spot, and draw what a person should check."""
     tiles = f"glomeruli-{settings.px}"
     with report.timed("tile"):
-        spec = hs.TileSpec.at_spots(px=settings.px, mpp="native")
-        cut = hs.pp.tile(store, spec, name=tiles, pixels=hs.PixelSpec(codec=settings.codec))  # type: ignore[arg-type]
+        cut = hs.pp.tile(store, _tiles(settings), name=tiles, pixels=hs.PixelSpec(codec=settings.codec))
     for result in cut:
         for what, n in result.report.counts.items():
             report.count(f"tile: {what}", n)
     with report.timed("embed"):
         made = hs.tl.embed(store, settings.backbone, tiles=tiles, progress=report.progress)
     backbone = made[0].refs[0].name.rpartition("/")[2]
-    labels = hs.LabelSpec(
-        column=settings.labels,
-        positive=(settings.positive,),
-        negative=(settings.negative,) if settings.negative else None,
-        negatives_per_positive=settings.negatives_per_positive,
-    )
-    head = make(
-        settings.head,
-        [("class_weight", "balanced"), ("calibration", settings.calibration), ("threshold", settings.threshold)],
-        seed=settings.seed,
-    )
     with report.timed("fit"):
         fitted = hs.tl.fit(
-            store, head, labels=labels, region_share=settings.overlap, split=settings.split, backbone=backbone,
-            tiles=tiles, seed=settings.seed, save=settings.save, replace=True,
+            store, _head(settings), labels=_labels(settings), region_share=settings.overlap, split=settings.split,
+            backbone=backbone, tiles=tiles, seed=settings.seed, save=settings.save, replace=True,
         )  # fmt: skip
     scores = fitted.evaluation
     for what, n in {**fitted.left_out, **scores.report.counts}.items():
@@ -121,6 +116,24 @@ def run(store: hs.Store, settings: Settings, report: RunReport) -> Results:
         table=scores.slides.to_dict("records"),
         protocol=scores.to_json(),
     )  # fmt: skip
+
+
+def _tiles(settings: Settings) -> hs.TileSpec:
+    return hs.TileSpec.at_spots(px=settings.px, mpp="native")
+
+
+def _labels(settings: Settings) -> hs.LabelSpec:
+    return hs.LabelSpec(
+        column=settings.labels,
+        positive=(settings.positive,),
+        negative=(settings.negative,) if settings.negative else None,
+        negatives_per_positive=settings.negatives_per_positive,
+    )
+
+
+def _head(settings: Settings) -> Any:
+    options = {"class_weight": "balanced", "calibration": settings.calibration, "threshold": settings.threshold}
+    return make(settings.head, options.items(), seed=settings.seed)
 
 
 def _draw_scores(scores: LabelEvaluation, report: RunReport) -> None:
@@ -161,6 +174,7 @@ RECIPE = Recipe(
     citation="Kidney glomeruli capstone (ResNet50 IMAGENET1K_V2 on patches at Visium spots); only its README is public",
     settings=Settings,
     run=run,
+    check=check,
     reproduces="patches at spots, labels of polygons, ResNet50 V2, every spot called, a check by eye",
     differs="frozen network; negatives of the annotated region; patients held out; calibrated; threshold on validation",
     quick={"backbone": "testing", "px": 96, "codec": "slide", "positive": "tumour", "overlap": 0.4, "review": 8},

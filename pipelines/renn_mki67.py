@@ -40,11 +40,11 @@ import pandas as pd
 
 import histostore as hs
 from histostore.backbones import load_backbone
-from histostore.errors import DataError, HistostoreError, UsageError
+from histostore.errors import DataError, HistostoreError, NotFoundError, UsageError, near
 from histostore.heads.mixed.random_intercept import fit_random_intercept, nll
 from histostore.io.renn_table import best_epochs, read_renn_table, run_means
 from histostore.pl import sweep_boxes, sweep_curves, sweep_means
-from histostore.recipes import Recipe, Results
+from histostore.recipes import Recipe, Results, check_backbone, slide_metadata
 
 if TYPE_CHECKING:
     from histostore.recipes import RunReport
@@ -70,7 +70,7 @@ class Settings:
     mpp: float = 0.5
     min_tissue: float = 0.8
     tiles_per_slide: int = 32
-    codec: str = "jpeg"
+    codec: Literal["jpeg", "lossless", "slide"] = "jpeg"
     loss: Literal["em", "nll", "cor_1", "cor_det", "no_re"] = "em"
     m: int = 150
     epochs: int = 60
@@ -89,6 +89,25 @@ class Slides:
     y: np.ndarray
     """ln TPM."""
     site: np.ndarray
+
+
+def check(store: hs.Store | None, settings: Settings) -> None:
+    """Refuse settings that cannot be, before anything is tiled."""
+    if settings.features == "simulated":
+        return
+    if settings.features:
+        obs, path = _table(settings), Path(settings.features)
+        if not path.exists():
+            raise NotFoundError(f"features '{path}': no such file or folder")
+        if path.is_dir():
+            check_backbone(None, settings.backbone)  # features are made outside a store
+    else:
+        store = _given(store)
+        _tiles(settings)
+        check_backbone(store, settings.backbone)
+        obs = pd.DataFrame(slide_metadata(store).values())
+    tpm, site = _values(obs, settings)
+    _study_split(site[(tpm > 0) & (site != "")], settings.seed)
 
 
 def run(store: hs.Store | None, settings: Settings, report: RunReport) -> Results:
@@ -165,11 +184,9 @@ def _study_split(site: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _from_store(store: hs.Store | None, settings: Settings, report: RunReport) -> Slides:
-    if store is None:
-        raise UsageError("give --store, or --set features=FILE and --set table=CSV")
+    store = _given(store)
     tiles = f"renn-{settings.px}@{settings.mpp:g}"
-    spec = hs.TileSpec.grid(px=settings.px, mpp=settings.mpp, min_tissue=settings.min_tissue)
-    hs.pp.tile(store, spec, name=tiles, pixels=hs.PixelSpec(codec=settings.codec))  # type: ignore[arg-type]
+    hs.pp.tile(store, _tiles(settings), name=tiles, pixels=hs.PixelSpec(codec=settings.codec))
     made = hs.tl.embed(store, settings.backbone, tiles=tiles, progress=report.progress)
     rows = store.view(backbone=made[0].refs[0].name.rpartition("/")[2], tiles=tiles)
     X, used = hs.tl.pool(rows, tiles=settings.tiles_per_slide, seed=settings.seed)
@@ -177,11 +194,31 @@ def _from_store(store: hs.Store | None, settings: Settings, report: RunReport) -
     return _usable(np.asarray(X), np.array(used) > 0, obs.reindex(list(rows.slides)), settings, report)
 
 
+def _given(store: hs.Store | None) -> hs.Store:
+    if store is None:
+        raise UsageError("give --store, or --set features=FILE and --set table=CSV")
+    return store
+
+
+def _tiles(settings: Settings) -> hs.TileSpec:
+    return hs.TileSpec.grid(px=settings.px, mpp=settings.mpp, min_tissue=settings.min_tissue)
+
+
+def _table(settings: Settings) -> pd.DataFrame:
+    """Return the study's CSV by file."""
+    if not Path(settings.table).is_file():
+        raise NotFoundError(f"table '{settings.table}': no such file; features need the study's CSV")
+    # a site's code may be "NA": nothing but an empty cell is missing
+    table = pd.read_csv(settings.table, dtype=str, keep_default_na=False)
+    if "file_id" not in table:
+        raise DataError(f"{settings.table} has no column 'file_id' (there are {', '.join(map(str, table.columns))})")
+    return table.set_index("file_id", drop=False)
+
+
 def _from_files(settings: Settings, report: RunReport) -> Slides:
     if settings.features == "simulated":
         return _simulated(settings.seed)
-    # a site's code may be "NA": nothing but an empty cell is missing
-    table = pd.read_csv(settings.table, dtype=str, keep_default_na=False).set_index("file_id", drop=False)
+    table = _table(settings)
     path = Path(settings.features)
     if path.is_dir():
         found = {f: _tiles_of(path / f"{f}.h5", f, settings) for f in table.index if (path / f"{f}.h5").exists()}
@@ -207,17 +244,23 @@ def _tiles_of(path: Path, file_id: str, settings: Settings) -> np.ndarray:
 
 
 def _usable(X: np.ndarray, embedded: np.ndarray, obs: pd.DataFrame, settings: Settings, report: RunReport) -> Slides:
-    for name in (settings.target, settings.site):
-        if name not in obs:
-            raise DataError(f"no column '{name}' among {', '.join(map(str, obs.columns))}")
-    tpm = pd.to_numeric(obs[settings.target].replace("", np.nan), errors="coerce").to_numpy(dtype=float)
-    site = obs[settings.site].fillna("").astype(str).to_numpy(dtype=object)
+    tpm, site = _values(obs, settings)
     reasons = {"without tiles": ~embedded, f"without {settings.target}": ~(tpm > 0), "without a site": site == ""}
     good = ~np.any(list(reasons.values()), axis=0)
     for reason, rows in reasons.items():
         report.count(reason, int(rows.sum()))
     report.count("slides used", int(good.sum()))
     return Slides(X[good].astype(np.float32), np.log(tpm[good]), site[good].astype(str))
+
+
+def _values(obs: pd.DataFrame, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Return TPM, NaN where there is none, and the site, empty where there is none, of each slide."""
+    for name in (settings.target, settings.site):
+        if name not in obs:
+            known = list(map(str, obs.columns))
+            raise DataError(f"no column '{name}' among {', '.join(known)}{near(name, known)}")
+    tpm = pd.to_numeric(obs[settings.target].replace("", np.nan), errors="coerce").to_numpy(dtype=float)
+    return tpm, obs[settings.site].fillna("").astype(str).to_numpy(dtype=object)
 
 
 def _simulated(seed: int) -> Slides:
@@ -288,6 +331,7 @@ RECIPE = Recipe(
     citation="turancan710, RENN_for_histopathology (2025), github.com/turancan710/RENN_for_histopathology",
     settings=Settings,
     run=run,
+    check=check,
     reproduces="598 px tiles at 20x, Inception v3, 32 tiles a slide averaged, ln TPM, sites as effects, 4 losses",
     differs="exact likelihood at any batch size; no epoch chosen on validation; effects scored on other slides",
     published={"nll_held_out_sites": 1.467, "nll_without_image": 1.4949},

@@ -46,7 +46,13 @@ def test_tiles_of_two_kinds_under_one_name_are_refused_wherever_they_meet(
     ):
         said = cli(*command, code=3).stderr
         assert "tiles of slide 'A1' are 96 px at 2 µm and those of slide 'B1' are " in said
+        assert "give slides of one kind (--slides, slides=)" in said
         assert "--replace" in said
+    some = hs.open(store).view(slides=["A1"]).column("barcode")[0]
+    cli("search", store, "--slides", "A1", "--slide", "A1", "--spot", some)
+    with pytest.raises(SpecMismatchError, match=r"give slides of one kind \(--slides, slides=\)"):
+        hs.tl.search(hs.open(store), slide="A1", spot=some)
+    assert len(hs.tl.search(hs.open(store), slide="A1", spot=some, slides=["A1"], k=3).table) == 3
     # a query of the other kind
     b1 = hs.open(store).view(slides=["B1"]).column("barcode")[0]
     assert "are no one set" in cli("search", store, "--slides", "A1", "--slide", "B1", "--spot", b1, code=3).stderr
@@ -55,3 +61,25 @@ def test_tiles_of_two_kinds_under_one_name_are_refused_wherever_they_meet(
     cli("predict", store, "--slides", "A1", "--head", "before")
     assert hs.open(store).view(backbone="testing", slides=["B1"]).numpy().shape[1] == 64
     assert len(hs.open(store).view(backbone="testing", where="slide == 'A1'"))
+
+
+def test_a_head_that_does_not_tell_its_tiles_predicts_and_says_that_they_were_not_compared(
+    embedded: Path, tmp_path: Path, cli: Cli
+) -> None:
+    path = shutil.copytree(embedded, tmp_path / "store")
+    cli("fit", path, *RIDGE, "--save", "new")
+    store = hs.open(path)
+    group = store.group(store.manifest("@heads").find("heads", "new"))
+    files = ("state.safetensors", "head.json")
+    with store.begin("@heads", "heads", "old", spec={"as": "saved by the first heads"}, inputs={}) as writer:
+        for name in files:
+            writer.put_file(name, bytes(group.bytes(name)))
+        ref = writer.seal(rows=1, attrs={k: v for k, v in group.attrs.items() if k != "field"})
+    store.commit("@heads", [ref])
+    cli("tile", path, "--slides", "B1", "--at", "spots", "--px", 48, "--replace")
+    cli("embed", path, "--slides", "B1", "--backbone", "testing", "--replace")
+    said = "head 'old' does not tell the size and resolution of the tiles it was trained on"
+    assert said in cli("predict", path, "--slides", "B1", "--head", "old").stdout
+    assert said in hs.tl.predict(store, "old", slides=["B1"])[0].report.notes[-1]
+    assert said not in cli("predict", path, "--slides", "A1", "--head", "new").stdout
+    cli("predict", path, "--slides", "B1", "--head", "new", code=3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import histostore as hs
-from histostore.errors import NotFoundError, UsageError
+from histostore.errors import DataError, NotFoundError, UsageError
 from histostore.recipes import load_recipe, run
 
 if TYPE_CHECKING:
@@ -68,6 +68,24 @@ def test_st_net_scores_against_the_training_mean(store: hs.Store, tmp_path: Path
         ("st_net", {"target": "log1p-cp10"}, "did you mean 'log1p-cp10k'"),
         ("st_net", {"backbone": "testinf"}, "testinf"),
         ("stdl", {"task": "one", "gene": "CRISP3"}, "no gene 'CRISP3' among"),
+        ("glomeruli", {"labels": "region_anotations"}, "did you mean 'region_annotations'"),
+        ("glomeruli", {"positive": "tumor"}, "no row has region_annotations 'tumor'.*did you mean 'tumour'"),
+        ("glomeruli", {"negative": "cortex"}, "no row has region_annotations 'cortex'"),
+        ("glomeruli", {"labels": "patient"}, "no row has patient 'tumour'; there are A, B"),
+        ("glomeruli", {"labels": "centre", "positive": "nroth", "negative": ""}, "did you mean 'north'"),
+        ("glomeruli", {"head": "logistik"}, "did you mean 'logistic'"),
+        ("glomeruli", {"head": "ridge"}, "no option 'class_weight'"),
+        ("glomeruli", {"calibration": "temprature"}, "temperature"),
+        ("glomeruli", {"threshold": "f2"}, "f1"),
+        ("glomeruli", {"negatives_per_positive": "-1"}, "negatives_per_positive"),
+        ("glomeruli", {"split": "leave-one-out:patiant"}, "did you mean 'patient'"),
+        ("glomeruli", {"backbone": "testinf"}, "testinf"),
+        ("glomeruli", {"codec": "jpg"}, "jpeg"),
+        ("renn_mki67", {"target": "patiant", "site": "centre"}, "did you mean 'patient'"),
+        ("renn_mki67", {"target": "patient", "site": "tss_code"}, "no column 'tss_code' among"),
+        ("renn_mki67", {"target": "tpm", "site": "centre", "backbone": "testinf"}, "testinf"),
+        ("renn_mki67", {"target": "patient", "site": "centre"}, "0 sites cannot be split"),
+        ("renn_mki67", {"target": "patient", "site": "centre", "min_tissue": "2"}, "tissue"),
     ],
 )
 def test_settings_that_cannot_be_are_told_before_the_first_stage(
@@ -75,8 +93,9 @@ def test_settings_that_cannot_be_are_told_before_the_first_stage(
 ) -> None:
     recipe = load_recipe(FOLDER / f"{pipeline}.py")
     before = {slide: store.slide(slide).number for slide in store.slides()}
-    with pytest.raises((NotFoundError, UsageError), match=said):
-        run(recipe, store, {**recipe.quick, "px": 64, **given} if pipeline == "st_net" else {**recipe.quick, **given},
-            "bad", out=tmp_path)  # fmt: skip
+    # the quick settings of RENN read no slide
+    more = {"st_net": {"px": 64}, "renn_mki67": {"features": "", "backbone": "testing"}}.get(pipeline, {})
+    with pytest.raises((NotFoundError, UsageError, DataError), match=said):
+        run(recipe, store, {**recipe.quick, **more, **given}, "bad", out=tmp_path)
     assert {slide: store.slide(slide).number for slide in store.slides()} == before
     assert not (tmp_path / "bad").exists()

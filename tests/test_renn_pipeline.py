@@ -11,6 +11,7 @@ import pytest
 
 import histostore as hs
 from histostore.backbones import load_backbone
+from histostore.errors import DataError, NotFoundError, UsageError
 from histostore.recipes import load_recipe, run
 
 RENN = Path(__file__).parents[1] / "pipelines" / "renn_mki67.py"
@@ -96,3 +97,24 @@ def test_slides_without_features_are_one_line(tmp_path):
     with pytest.raises(hs.HistostoreError, match="none of the 60 slides"):
         run(load_recipe(RENN), None, {"features": str(tmp_path / "f.npz"), "table": str(tmp_path / "t.csv")}, "x",
             out=tmp_path)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"features": "nothing.npz"}, "features 'nothing.npz': no such file"),
+        ({"table": "nothing.csv"}, "table 'nothing.csv': no such file"),
+        ({"site": "tss_cod"}, "did you mean 'tss_code'"),
+        ({"target": "MKI67"}, "no column 'MKI67' among"),
+        ({"features": ".", "backbone": "testinf"}, "testinf"),
+    ],
+)
+def test_files_and_columns_that_are_not_there_are_told_before_the_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path)
+    np.savez(tmp_path / "f.npz", f0=np.zeros(3))
+    with pytest.raises((NotFoundError, DataError, UsageError), match=said):
+        run(load_recipe(RENN), None, QUICK | {"features": "f.npz", "table": "t.csv"} | given, "bad", out=tmp_path)
+    assert not (tmp_path / "bad").exists()

@@ -57,5 +57,6 @@ def refuse_mixed(fields: Iterable[tuple[str, FieldOfView]]) -> None:
         if not field.is_like(its):
             raise SpecMismatchError(
                 f"tiles of slide '{slide}' are {field} and those of slide '{other}' are {its}: embeddings of both are "
-                "no one set; choose slides, or tile and embed some again alike (tile --px --mpp --replace)"
+                "no one set; give slides of one kind (--slides, slides=), or tile and embed some again alike "
+                "(tile --px --mpp --replace)"
             )

@@ -25,7 +25,7 @@ BACKBONE = "made"
 
 def add_slide(
     store: hs.Store, slide: str, patient: str, n: int, *, seed: int, drop: int = 0, panel: bool = False,
-    uncounted: int = 0, unreadable: int = 0, normalised: bool = False,
+    uncounted: int = 0, unreadable: int = 0, normalised: bool = False, by_symbol: bool = False,
 ) -> None:  # fmt: skip
     """Write counts that follow a few programs and embeddings that see those; `drop` genes are not listed."""
     rng, shared = np.random.default_rng([7, seed]), np.random.default_rng(7)
@@ -42,7 +42,7 @@ def add_slide(
     values = sp.csr_array(matrix[kept][:, genes])
     table = Counts(
         ids=tuple(ids[i] for i in kept), matrix=values.astype(np.float32) if normalised else values,
-        gene_ids=tuple(f"ENSG{g:05d}" for g in genes), symbols=tuple(f"G{g}" for g in genes),
+        gene_ids=tuple(f"G{g}" if by_symbol else f"ENSG{g:05d}" for g in genes), symbols=tuple(f"G{g}" for g in genes),
         whole_transcriptome=not panel, normalised=normalised,
     )  # fmt: skip
     refs.append(write_counts(store, slide, "counts", table))
@@ -85,6 +85,15 @@ def with_panel(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
     add_slide(store, "A", "P0", 90, seed=0)
     add_slide(store, "B", "P1", 80, seed=1, drop=100, panel=True)
     add_slide(store, "C", "P2", 70, seed=2, drop=10)
+    return store
+
+
+@pytest.fixture(scope="session")
+def named_otherwise(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
+    """Two slides that list Ensembl ids, and two of the same genes by symbol."""
+    store = hs.create(tmp_path_factory.mktemp("named") / "store")
+    for seed, slide in enumerate("ABCD"):
+        add_slide(store, slide, f"P{seed % 2}", 40, seed=seed, by_symbol=slide in "CD")
     return store
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from histostore import pp
 from histostore.blocks.gene_lists import GeneList
 from histostore.cohort.moments import Moments
-from histostore.errors import DataError, NotFoundError, UsageError
+from histostore.errors import AlignmentError, DataError, NotFoundError, UsageError
 from histostore.heads.panels import normalise
 
 if TYPE_CHECKING:
@@ -77,6 +78,32 @@ def test_chosen_rows_and_genes(many: hs.Store) -> None:
         pp.gene_stats(many.view(genes=["nothing"]))
 
 
+def test_slides_of_ids_and_slides_of_symbols_are_not_joined_as_zeros(named_otherwise: hs.Store) -> None:
+    view = named_otherwise.view()
+    with pytest.raises(AlignmentError) as of_the_view:
+        view.counts()
+    for refused in (view, view.of_slides({"B", "D"}), named_otherwise.view(genes=["ENSG00007", "G3"])):
+        with pytest.raises(AlignmentError, match=r"'(A|B)' and '(C|D)' share 0% of their genes"):
+            pp.gene_stats(refused)
+    with pytest.raises(AlignmentError) as ours:
+        pp.gene_stats(view, values="counts", workers=1)
+    assert str(ours.value) == str(of_the_view.value)
+    for batch_key in (None, "slide", "patient"):
+        with pytest.raises(AlignmentError, match="share 0% of their genes"):
+            pp.highly_variable_genes(view, n_top=5, batch_key=batch_key)
+    assert len(pp.gene_stats(named_otherwise.view(slides=["A", "B"]))) == 120
+    assert len(pp.gene_stats(named_otherwise.view(slides=["C", "D"]))) == 120
+
+
+def test_slides_of_different_spans_are_compared_too(named_otherwise: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histostore.cohort.spans.SPAN_ROWS", 40)  # a span a slide
+    with (
+        ThreadPoolExecutor(2) as client,
+        pytest.raises(AlignmentError, match="'A' and 'C' share 0% of their genes"),
+    ):
+        pp.gene_stats(named_otherwise.view(), client=client)
+
+
 def test_what_are_no_counts_is_refused(one_more: Callable[..., hs.Store]) -> None:
     store = one_more(normalised=True)
     with pytest.raises(DataError, match="slide 'N' has normalised values"):
@@ -112,7 +139,8 @@ def test_genes_asked_for_that_a_panel_lacks_are_counted_as_the_view_counts_them(
 
 
 @pytest.mark.parametrize("join", ["inner", "outer"])
-def test_slides_that_a_filter_emptied_still_have_their_genes(with_panel: hs.Store, join: Any) -> None:
+def test_slides_that_a_filter_emptied_lend_no_genes(with_panel: hs.Store, join: Any) -> None:
     view = with_panel.view(genes=join).where("slide == 'C'")
+    assert view.counts().ids == with_panel.view(genes=join, slides=["C"]).counts().ids
     assert tuple(pp.gene_stats(view)["gene_ids"]) == view.counts().ids
     assert view.counts_dask().ids == view.counts().ids

@@ -9,7 +9,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from histostore import heads, tl
-from histostore.errors import DataError, NotFoundError, SpecMismatchError, UsageError
+from histostore.errors import AlignmentError, DataError, NotFoundError, SpecMismatchError, UsageError
 from histostore.heads.panels import targets
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ def test_rows_of_a_panel_without_the_genes_are_left_out_and_counted(with_panel: 
     found = tl.gram(view, genes=[panel[0], lacking], by="slide")
     assert found.report.counts == {"rows of panels without all genes": 80}
     assert tl.gram(view, genes=[panel[0]], by="slide").report.counts == {}
+
+
+def test_genes_that_slides_name_differently_are_not_targets_of_zeros(named_otherwise: hs.Store) -> None:
+    view = named_otherwise.view(backbone="made")
+    for genes in (["G3"], ["ENSG00003", "G7"]):
+        with pytest.raises(AlignmentError, match="'A' and 'C' share 0% of their genes"):
+            tl.gram(view, genes=genes)
+    assert tl.gram(view).sums.n_rows == 160  # without genes there is nothing to join
 
 
 def test_requests_that_make_no_sense_are_refused(many: hs.Store, one_more: Callable[..., hs.Store]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histostore import tl
-from histostore.errors import DataError, UsageError
+from histostore.errors import AlignmentError, DataError, UsageError
 from histostore.heads.nmf import NMF
 from histostore.heads.panels import targets
 
@@ -56,6 +56,11 @@ def test_the_seed_decides_and_an_anndata_takes_the_programs(many: hs.Store) -> N
     tl.factors(adata, one, genes=list(genes))
     assert adata.obsm["X_nmf"].shape == (adata.n_obs, 3)
     assert NMF.from_state(*one.to_state()).error_ == one.error_
+
+
+def test_slides_that_name_genes_differently_are_refused(named_otherwise: hs.Store) -> None:
+    with pytest.raises(AlignmentError, match="'A' and 'C' share 0% of their genes"):
+        tl.nmf(named_otherwise.view(), 2, genes=["G3", "G4", "G5"])
 
 
 def test_rows_that_lack_genes_and_bad_requests(with_panel: hs.Store, one_more: Callable[..., hs.Store]) -> None:

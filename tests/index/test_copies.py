@@ -94,6 +94,38 @@ def test_what_somebody_uses_is_not_removed_though_there_are_too_many_bytes(far: 
     assert there(cache) == {"3", "4"}
 
 
+def test_a_store_that_has_no_copies_left_has_no_folder_either(far: Far, tmp_path: Path) -> None:
+    cache = ReadCache(tmp_path / "cache", SIZE)
+
+    def of(store: str, number: int) -> Copies:
+        (wanted,) = records(far, number)
+        listed = {wanted.name: [wanted.size, wanted.sha256]}
+        return local_copies(far, "group", [wanted], listed, store=store, cache=cache)
+
+    held = of("one", 0)
+    age(cache)
+    del held
+    gc.collect()
+    two = of("two", 1)
+    assert [p.name for p in (tmp_path / "cache" / "indexes").iterdir()] == ["two"]
+    again = of("one", 0)
+    assert (again.folder / "0.npy").read_bytes() == bytes(SIZE)
+    assert (two.folder / "1.npy").read_bytes() == b"\1" * SIZE
+    assert {p.name for p in (tmp_path / "cache" / "indexes").iterdir()} == {"one", "two"}  # both are in use
+
+
+def test_a_folder_that_is_removed_while_a_copy_is_fetched_is_made_again(far: Far, tmp_path: Path) -> None:
+    cache = ReadCache(tmp_path / "cache", 1 << 20)
+
+    class Late(Far):
+        def fresh(self):
+            (tmp_path / "cache" / "indexes" / "ab12").rmdir()
+            return self
+
+    copies = fetch(Late(far.root), cache, 0)
+    assert (copies.folder / "0.npy").read_bytes() == bytes(SIZE)
+
+
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_source_is_refused(far: Far, tmp_path: Path) -> None:
     cache = ReadCache(tmp_path / "cache", 1 << 20)
     path = fetch(far, cache, 0).folder / "0.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from histostore.scale.task import Context, Task
 from histostore.scale.versions import own_versions
 from histostore.scale.work import describe, perform
 from histostore.specs import EmbeddingSpec
+from histostore.stages.embed import threads_beside
 from histostore.testing.crash import contents
 
 if TYPE_CHECKING:
@@ -198,3 +200,9 @@ def test_an_attempt_that_cannot_be_read_has_no_say(tiled: Path, copy_of: Callabl
     attempt.write_bytes(note)
     (result,) = hs.tl.embed(hs.open(path), "testing", slides="A1", spec=LAYOUT)
     assert result.done == "written"
+
+
+def test_a_device_is_fed_by_more_threads_than_a_forward_pass_on_the_cpu_leaves_room_for() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert threads_beside([TestingBackbone()]) == 1
+    assert threads_beside([TestingBackbone(), Device()]) == min(16, cores)

@@ -141,6 +141,29 @@ def test_a_newer_major_is_refused_and_a_newer_minor_may_only_be_read(
             open_store(store.uri)
 
 
+@pytest.mark.parametrize("text", ["1.9", "2.0"])
+def test_a_handle_that_stayed_open_writes_nothing_once_the_store_is_of_a_newer_format(
+    store: Store, seal_meta: Callable[..., Ref], text: str
+) -> None:
+    ref = seal_meta(store)
+    store.commit("S1", [ref])
+    with store.begin("S2", "meta", "meta", spec={}, inputs={}) as writer:  # begun before, sealed after
+        set_format(store, text)
+        sealed = writer.seal(rows=1, attrs={"fields": {}})
+    before = list(store.files.walk(""))
+    for call in (
+        lambda: store.begin("S1", "meta", "x", spec={}, inputs={}),
+        lambda: store.commit("S2", [sealed]),
+        lambda: store.delete_slide("S1"),
+    ):
+        with pytest.raises(FormatError, match=rf"is of format {text}; this histostore"):
+            call()
+    assert list(store.files.walk("")) == before
+    assert store.slides() == ["S1"]
+    set_format(store, "1.0")
+    assert store.commit("S2", [sealed]).added == ("meta/meta",)
+
+
 @pytest.mark.parametrize("slide", BAD_IDS, ids=lambda s: repr(s[:12]))
 def test_an_id_that_could_be_a_path_is_refused_and_makes_nothing(store: Store, slide: str) -> None:
     before = sorted(Path(store.uri).parent.rglob("*"))

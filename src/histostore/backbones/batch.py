@@ -38,13 +38,18 @@ def choose_batch(backbone: Backbone, px: int) -> int:
     the answer is kept for this process. Give the batch yourself where runs in several processes are to share an engine.
     """
     engine = backbone.engine()
-    if not str(engine.get("device", "cpu")).startswith("cuda"):
+    if not on_cuda(backbone):
         return CPU_BATCH
     key = (backbone.spec.digest, px, *sorted(engine.items()))
     if key not in _chosen:
         sizes = COMPILED_BATCHES if "compile" in engine else CUDA_BATCHES
         _chosen[key] = best_batch(lambda batch: _rate(backbone, px, batch), sizes)
     return _chosen[key]
+
+
+def on_cuda(backbone: Backbone) -> bool:
+    """Whether a backbone runs on a CUDA device, and the processor's cores are free for reading."""
+    return str(backbone.engine().get("device", "cpu")).startswith("cuda")
 
 
 def best_batch(rate: Callable[[int], float], sizes: Sequence[int]) -> int:

@@ -279,6 +279,7 @@ def _embed_on_workers(
         from histostore.scale.run import embed_slides, names_only
 
         calls = names_only(names(args.backbone) or [], **loading)
+        how |= {"read_threads": args.read_threads or 1}
         outcomes = embed_slides(client, store, slides, calls, gpu=args.gpu_per_worker, progress=line, **how)
         return show_each(outcomes, len(slides), args)
 

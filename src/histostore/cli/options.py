@@ -50,10 +50,11 @@ def which_slides(p: argparse.ArgumentParser) -> None:
     p.add_argument("--slides", metavar="A,B", help="only these slides (default: all)")
 
 
-def reading(p: argparse.ArgumentParser) -> None:
+def reading(p: argparse.ArgumentParser, *, threads: int | None = 1, told: str = "1") -> None:
     """Take how tiles are read."""
     p.add_argument("--read-batch", type=whole(1), default=64, metavar="N", help="tiles per read (default 64)")
-    p.add_argument("--read-threads", type=whole(1), default=1, metavar="N", help="threads that read and decode (1)")
+    p.add_argument("--read-threads", type=whole(1), default=threads, metavar="N",
+                   help=f"threads that read and decode ({told})")  # fmt: skip
 
 
 def on_workers(p: argparse.ArgumentParser, *, gpu: bool = False) -> None:

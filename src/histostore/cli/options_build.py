@@ -116,7 +116,7 @@ def _embed(p: argparse.ArgumentParser) -> None:
     p.add_argument("--shard-rows", type=whole(1), default=2048, metavar="N", help="rows per shard (2048)")
     p.add_argument("--dry-run", action="store_true", help="write nothing; say how many tiles, bytes and how long")
     p.add_argument("--replace", action="store_true", help="let the name move to this spec")
-    reading(p)
+    reading(p, threads=None, told="1; up to 16 for CUDA")
     on_workers(p, gpu=True)
 
 

@@ -57,7 +57,7 @@ def _search(p: argparse.ArgumentParser) -> None:
     p.add_argument("--expression-weight", type=float, default=0.5, metavar="W", help="share of the expression (0.5)")
     p.add_argument("--index", metavar="NAME", help="which index (default: the one there is)")
     p.add_argument("--exact", action="store_true", help="use no index")
-    p.add_argument("--columns", default="", metavar="A,B", help="obs columns or genes to show")
+    p.add_argument("--columns", metavar="A,B", help="obs columns or genes to show")
     p.add_argument("--gallery", metavar="PNG", help="draw query and hits")
     p.add_argument("-o", "--output", metavar="FILE", help="write the table (.csv) or the hits as AnnData (.h5ad)")
 

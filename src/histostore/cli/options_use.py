@@ -42,7 +42,7 @@ def _fit(p: argparse.ArgumentParser) -> None:
     p.add_argument("--allow-same-patient", action="store_true", help="permit one patient on both sides (it is said)")
     p.add_argument("--min-counts", type=whole(0), default=0, metavar="N", help="leave out spots with fewer counts")
     p.add_argument("--min-genes", type=int, default=0, metavar="N", help="leave out spots with fewer genes seen")
-    p.add_argument("--context-um", default="", metavar="A,B", help="join Gaussian means of neighbours at these sigmas")
+    p.add_argument("--context-um", metavar="A,B", help="join Gaussian means of neighbours at these sigmas")
     p.add_argument("--standardise", choices=("none", "slide"), default="none", help="per-slide z-scores")
     p.add_argument("--tune-features", action="store_true", help="let inner folds choose context and standardisation")
     p.add_argument("--seed", type=whole(0), default=0)

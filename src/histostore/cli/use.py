@@ -88,7 +88,7 @@ def _tuple(text: str | None) -> tuple[str, ...] | None:
     return tuple(names(text) or ()) or None
 
 
-def _sigmas(text: str) -> tuple[float, ...]:
+def _sigmas(text: str | None) -> tuple[float, ...]:
     try:
         found = tuple(float(v) for v in names(text) or ())
     except ValueError:

@@ -14,13 +14,15 @@ from histostore.blocks.slide_rows import SlideRows
 from histostore.cohort.moments import Moments
 from histostore.cohort.spans import cut, in_order
 from histostore.errors import DataError, UsageError
-from histostore.genes import join_genes
+from histostore.genes import Listed, Naming, join_genes
 from histostore.heads.panels import CP10K, as_counts, library_size, normalise
+from histostore.part import with_rows
 from histostore.tables import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from histostore.blocks.gene_lists import GeneList
     from histostore.blocks.slide_rows import OpenRows
     from histostore.cohort.spans import Span
     from histostore.genes import JoinedGenes
@@ -42,6 +44,8 @@ class Seen:
     """Rows without counts."""
     unmeasured: dict[str, int] = field(default_factory=dict)
     """By slide of a targeted panel, genes of the result that it lists."""
+    lists: list[Listed] = field(default_factory=list)
+    """Different lists of genes with the first slide of each, where all genes are joined."""
 
 
 def gene_stats(
@@ -74,15 +78,17 @@ def gene_stats(
     ------
     DataError
         No row has counts; a slide has normalised values, NaN or negative ones.
+    AlignmentError
+        Two slides name genes differently, as Ensembl ids and symbols.
     """
     if values not in VALUES:
         raise UsageError(f"values is '{values}', not {', '.join(VALUES)}")
     wanted = wanted_genes(view)
     spans = cut(view)
-    whole = Seen()
+    whole, naming = Seen(), Naming(view.gene_join)
     of = frozenset(wanted.ids) if wanted is not None else None
     for found in in_order(partial(_of_span, values=values, of=of), spans, client=client, workers=workers):
-        add(whole, found)
+        add(whole, found, naming)
     refuse_none(whole.moments.rows, view)
     moments, names = whole.moments, named(whole.moments, wanted)
     places = moments.extended(names.ids, names.symbols)
@@ -102,9 +108,16 @@ def gene_stats(
     return table
 
 
-def add(whole: Seen, found: Seen) -> None:
-    """Add what a later span found."""
+def add(whole: Seen, found: Seen, naming: Naming) -> None:
+    """Add what a later span found, if its slides name genes as those before do."""
+    add_left_out(whole, found, naming)
     whole.moments.merge(found.moments)
+
+
+def add_left_out(whole: Seen, found: Seen, naming: Naming) -> None:
+    """Add what a later span found but for its moments, if its slides name genes as those before do."""
+    for one in found.lists:
+        naming.add(one)
     whole.without += found.without
     whole.unmeasured |= found.unmeasured
 
@@ -130,6 +143,10 @@ def add_slide(found: Seen, moments: Moments, rows: OpenRows, values: Values, of:
         return
     refuse_normalised(rows)
     whole = rows.whole_transcriptome
+    if of is None:
+        one = Listed(rows.which.slide, rows.genes.ids, whole)
+        if not any(one.ids is known.ids and whole == known.whole_transcriptome for known in found.lists):
+            found.lists.append(one)
     if not whole:
         listed = rows.genes.ids
         found.unmeasured[rows.which.slide] = len(listed) if of is None else sum(one in of for one in listed)
@@ -177,12 +194,23 @@ def refuse_none(n: int, view: View) -> None:
 def wanted_genes(view: View) -> JoinedGenes | None:
     """Return the genes that the view was opened for, None where those are all that its rows have.
 
-    Lists of genes are read for it, of slides of which no row is left too: those are of the view's genes.
+    Lists of genes are read for it; slides of which no row is left lend none.
+
+    Raises
+    ------
+    AlignmentError
+        Two slides name genes differently.
     """
-    with_counts = [p for p in view.parts if p.expression is not None]
+    with_counts = [p for p in with_rows(view.parts) if p.expression is not None]
     if view.gene_join == "outer" and all(map(len, with_counts)):
         return None
-    lists = {id(genes): genes for p in with_counts for genes in (SlideRows.of(p).open(p.store).genes,)}
+    lists: dict[int, GeneList] = {}
+    naming = Naming(view.gene_join)
+    for part in with_counts:
+        rows = SlideRows.of(part).open(part.store)
+        lists[id(rows.genes)] = rows.genes
+        if len(part):
+            naming.add(Listed(part.slide, rows.genes.ids, rows.whole_transcriptome))
     return join_genes([_stub(one.ids, one.symbols) for one in lists.values()], view.gene_join)
 
 

@@ -96,6 +96,8 @@ def gram(
         No row has both an embedding and counts.
     NotFoundError
         A gene that no slide has.
+    AlignmentError
+        Two slides name genes differently, and one lacks some of `genes`.
     """
     backbone = view.embedding_name(backbone)
     if unit not in STREAMED:

@@ -75,6 +75,8 @@ def nmf(
     ------
     DataError
         No row has counts of all genes, or all are zero.
+    AlignmentError
+        Two slides name genes differently, and one lacks some of `genes`.
     """
     if unit not in STREAMED:
         raise UsageError(f"unit is '{unit}', not {', '.join(STREAMED)}: none of them negative, each row by itself")

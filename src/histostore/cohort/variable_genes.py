@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from histostore.cohort.dispersions import dispersions, top
-from histostore.cohort.gene_stats import Seen, about, add_slide, named, refuse_none, wanted_genes
+from histostore.cohort.gene_stats import Seen, about, add_left_out, add_slide, named, refuse_none, wanted_genes
 from histostore.cohort.moments import Moments
 from histostore.cohort.spans import cut, in_order
 from histostore.errors import NotFoundError, UsageError, near
+from histostore.genes import Naming
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,6 +157,8 @@ def highly_variable_genes(
     ------
     DataError
         No row has counts; a slide has values that are no counts; means too alike for the bins of ``cell_ranger``.
+    AlignmentError
+        Two slides name genes differently, as Ensembl ids and symbols.
     """
     if flavor not in SEES:
         raise UsageError(f"flavor is '{flavor}', not {' or '.join(SEES)}; seurat_v3 is scanpy's, on to_adata()")
@@ -188,11 +191,10 @@ def _over_batches(
         spans = _with_ends(cut(sorted_view, keys=[keys[i] for i in order]))
         tasks = partial(_of_span, rule=rule, alone=False)
     last = {key: i for i, span in enumerate(spans) for key, _ in _pairs(span)}
-    seen, tally = Seen(), _Tally()
+    seen, tally, naming = Seen(), _Tally(), Naming(view.gene_join)
     going: dict[Any, Moments] = {}
     for number, found in enumerate(in_order(tasks, spans, client=client, workers=workers)):
-        seen.without += found.seen.without
-        seen.unmeasured |= found.seen.unmeasured
+        add_left_out(seen, found.seen, naming)
         if batch_key is None:
             seen.moments.merge(found.seen.moments)
             continue

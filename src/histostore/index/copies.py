@@ -138,7 +138,7 @@ def _fetch(files: Files, key: str, path: Path, size: int, sha256: str) -> None:
     new, sha = path.with_name(f"{_NEW}{secrets.token_hex(6)}"), hashlib.sha256()
     source, where = files.fresh(), f"{files.uri}/{key}"  # past the cache of blocks: it would hold the bytes twice
     try:
-        with told(path), os.fdopen(os.open(new, _MAKE, 0o600), "wb") as file:
+        with told(path), os.fdopen(_made(new), "wb") as file:
             for start in range(0, size, FETCH_BYTES):
                 (data,) = source.read_ranges(key, [(start, min(FETCH_BYTES, size - start))])
                 sha.update(data)
@@ -153,8 +153,17 @@ def _fetch(files: Files, key: str, path: Path, size: int, sha256: str) -> None:
         new.unlink(missing_ok=True)
 
 
+def _made(new: Path) -> int:
+    """Return the descriptor of a new file."""
+    try:
+        return os.open(new, _MAKE, 0o600)
+    except FileNotFoundError:  # another process took the folder for one of a store without copies
+        new.parent.mkdir(mode=0o700, exist_ok=True)
+        return os.open(new, _MAKE, 0o600)
+
+
 def _evict(root: Path, max_bytes: int) -> None:
-    """Remove copies that nobody holds until there is room, the longest unused first."""
+    """Remove copies that nobody holds until there is room, the longest unused first, and folders that are empty."""
     found: list[tuple[float, int, Path]] = []
     for path in root.glob("*/*"):
         with contextlib.suppress(FileNotFoundError):
@@ -166,9 +175,12 @@ def _evict(root: Path, max_bytes: int) -> None:
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found, key=lambda f: f[0]):
         if total <= max_bytes:
-            return
+            break
         if _remove_unheld(path):
             total -= size
+    for folder in root.iterdir():
+        with contextlib.suppress(OSError):  # there is something in it
+            folder.rmdir()
 
 
 def _remove_unheld(path: Path) -> bool:

@@ -14,7 +14,10 @@ from histostore.index.spec import check_device
 if TYPE_CHECKING:
     from histostore.index.spec import Device
 
-PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cu13")
+PACKAGES = (
+    "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cu13", "faiss-gpu-cuvs",
+    "faiss-gpu-cu12-cuvs", "faiss-gpu-cu13-cuvs", "faiss-cuda",
+)  # fmt: skip
 """What installs a folder ``faiss/``. Two of them overwrite each other's files, and pip does not notice."""
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.backbones.batch import CPU_BATCH
-from histostore.stages.embed import begin_embedding, tile_source
+from histostore.stages.embed import begin_embedding, threads_beside, tile_source
 from histostore.stages.pixels import SlideTiles, pixel_array
 from histostore.stages.result import StageResult
 from histostore.stages.source import open_source
@@ -197,7 +197,7 @@ def estimate_embedding(
     tiles: str | None = None,
     spec: EmbeddingSpec | None = None,
     batch: int | None = None,
-    read_threads: int = 1,
+    read_threads: int | None = None,
     replace: bool = False,
     allow_mpp: bool = False,
     probes: Probes | None = None,
@@ -233,7 +233,7 @@ def estimate_embedding(
                 continue
             each = batch or _BATCH[str(backbone.engine().get("device", "cpu")).split(":")[0]]
             if probes.wants(key) and not probed:
-                source = tile_source(store, embedding, read_threads, stack)
+                source = tile_source(store, embedding, read_threads or threads_beside(backbones), stack)
                 probed = probes.read(key, source.read, n, each, _READING)
             layout = embedding.layout(backbone.spec, n)
             passes = sum(-(-(stop - start) // each) for start, stop in map(layout.shard_range, range(layout.n_shards)))

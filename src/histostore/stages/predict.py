@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore.content.calls import call_classes
+from histostore.content.tables import content_digest
 from histostore.errors import NotFoundError, SpecMismatchError, UsageError, near
 from histostore.field_of_view import FieldOfView
 from histostore.progress import Stopwatch
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from histostore.view import View
 
 CHUNK_ROWS = 4096
+
+FIELD = "field"
+"""What a head says of the tiles it was trained on: edge in pixels, µm per pixel. The first heads do not have it."""
 
 FORMATS = {".h5ad": "AnnData", ".zarr": "AnnData", ".loupe.csv": "Loupe", ".csv": "CSV", ".geojson": "QuPath"}
 """End of a file's name -> what it becomes."""
@@ -133,11 +137,16 @@ class Applying:
     def result(self, store: Store, ref: Ref, *, head: Group, done: str, watch: Stopwatch) -> StageResult:
         """Return what to say of committed predictions."""
         changed = stale(store, head)
-        notes = (f"head '{self.head}' is stale: {'; '.join(changed[:3])}; fit it again",) if changed else ()
+        notes = [f"head '{self.head}' is stale: {'; '.join(changed[:3])}; fit it again"] if changed else []
+        if FIELD not in head.attrs:
+            notes.append(
+                f"head '{self.head}' does not tell the size and resolution of the tiles it was trained on, so these "
+                "were not compared with them; fit it again to have that checked"
+            )
         unread = int(np.isnan(store.group(ref).read("prediction")).any(axis=1).sum())
         return StageResult(
             slide=self.slide, stage="predict", refs=(ref,), done=done, rows=self.shape[0],
-            report=Report({"unreadable": unread}, notes), seconds=watch.seconds,
+            report=Report({"unreadable": unread}, tuple(notes)), seconds=watch.seconds,
         )  # fmt: skip
 
 
@@ -147,8 +156,8 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
     Raises
     ------
     SpecMismatchError
-        The slide's embeddings are of another backbone than the head's (both digests are named), or of tiles of
-        another size or resolution than it was trained on.
+        The slide's embeddings are of another backbone than the head's (both digests are named), of tiles of another
+        size or resolution than it was trained on, or of other tiles than those there now.
     """
     watch = Stopwatch()
     fitted, group = load_head(store, head)
@@ -179,20 +188,29 @@ def begin_predicting(
             f"'{ref.name}' of slide '{slide}' are of {embedded['backbone_digest'][:8]}; "
             "embed with the head's backbone, or fit again"
         )
-    if "field" in about:  # older heads do not say
-        _check_field(part, head, FieldOfView(*about["field"]))
+    if FIELD in about:
+        _check_field(part, head, FieldOfView(*about[FIELD]))
     attrs: dict[str, Any] = {"head": head, "genes": list(fitted.names), "tiles": embedded["tiles"]}
     attrs |= {"per": "slide"} if bag is not None else {}
     attrs |= {"threshold": fitted.threshold} if fitted.threshold is not None else {}
     applying = Applying(
         slide=slide, head=head, tiles=embedded["tiles"], backbone=about["backbone"],
-        inputs={"head": group.ref.digest, "embeddings": ref.digest},
+        inputs={"head": group.ref.digest, "embeddings": ref.digest, **_groups_of(cohort, fitted)},
         shape=(1 if bag is not None else len(part), len(fitted.names)), attrs=attrs,
     )  # fmt: skip
     found = store.committed(slide, "predictions", applying.name, spec={}, inputs=applying.inputs)
     if found is None:
         return applying
     return applying.result(store, found, head=group, done="already there", watch=Stopwatch())
+
+
+def _groups_of(cohort: View, fitted: FittedHead) -> dict[str, str]:
+    """Return the digest of the groups that rows are of, for a head with random effects that they are all known to."""
+    names = fitted.spec.groups or ()
+    obs = slide_obs(cohort) if fitted.spec.bag is not None else cohort.obs([n for n in names if n in cohort.columns()])
+    if not names or not all(name in obs for name in names):
+        return {}
+    return {"groups": content_digest(names, *([str(v) for v in obs[name]] for name in names))[:32]}
 
 
 def _check_field(part: Part, head: str, trained: FieldOfView) -> None:
@@ -299,12 +317,20 @@ def _as_adata(found: Sequence[Prediction], head: str, names: Sequence[str] | Non
 
 
 def read_prediction(store: Store, slide: str, head: str, *, tiles: str | None = None) -> Prediction:
-    """Return committed predictions with the rows they are for."""
+    """Return committed predictions with the rows they are for.
+
+    Raises
+    ------
+    SpecMismatchError
+        They were made of other embeddings or tiles than those there now.
+    """
     manifest = store.slide(slide)
     refs = [r for r in manifest.of_kind("predictions") if r.name.rpartition("/")[2] == head]
     name = f"{tiles}/{head}" if tiles is not None else (refs[0].name if len(refs) == 1 else None)
     group = store.group(manifest.find("predictions", name if name is not None else head))
     rows = view(store, tiles=group.attrs["tiles"], slides=[slide])
+    if (why := rows.parts[0].why_not(group.ref)) is not None:
+        raise SpecMismatchError(f"slide '{slide}': {why}")
     return Prediction(
         rows, group.read("prediction"), tuple(group.attrs["genes"]), group.attrs.get("per") == "slide",
         group.attrs.get("threshold"),

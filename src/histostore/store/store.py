@@ -119,7 +119,7 @@ class Store:
         """Start, or go on with, the group that `spec` and `inputs` define."""
         from histostore.store.attempts import begin
 
-        check_format(self.format, where=self.uri, writing=True)
+        self._require_writable()
         if owner not in STORE_LEVEL:
             check_slug(owner, "slide id")
         if kind not in NEWEST or NEWEST[kind].owner != (owner if owner in STORE_LEVEL else "slide"):
@@ -152,14 +152,18 @@ class Store:
         remove: Sequence[str] = (),
     ) -> Commit:
         """Make sealed groups visible. See `histostore.store.manifest.commit`."""
-        check_format(self.format, where=self.uri, writing=True)
+        self._require_writable()
         return commit(self.files, owner, list(refs), replace=replace, expect=expect, remove=tuple(remove))
 
     def delete_slide(self, slide: str) -> None:
         """Hide a slide by a tombstone; its bytes stay until ``gc --erase``."""
-        check_format(self.format, where=self.uri, writing=True)
+        self._require_writable()
         self.slide(slide)
         commit(self.files, slide, [], delete=True)
+
+    def _require_writable(self) -> None:
+        """Refuse a store of a newer format, as its header says now: it may have been moved on since it was opened."""
+        check_format(open_files(self.files).format, where=self.uri, writing=True)
 
 
 def create_store(path: str | Path, *, name: str | None = None) -> Store:
