@@ -15,7 +15,7 @@ ROOT = Path(histostore.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors", "ids", "units"),
-    ("specs", "protocols", "tables", "progress", "where", "head_specs", "staged", "field_of_view"),
+    ("specs", "protocols", "tables", "progress", "where", "head_specs", "staged", "field_of_view", "cuda_flags"),
     ("schema",),
     ("store",),
     ("slides", "tiles", "io", "backbones", "heads", "index", "pl", "report", "genes", "fetch"),

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from histostore.backbones.cuda_flags import repeatable_kernels
 from histostore.backbones.device_queue import DeviceQueue
 from histostore.backbones.networks import VERSIONS
 from histostore.backbones.overlap import PART, Forwarded, PartPool, nothing
+from histostore.cuda_flags import repeatable_kernels
 from histostore.errors import SpecMismatchError, UsageError, near
 
 if TYPE_CHECKING:

@@ -107,13 +107,11 @@ class TorchProducts:
 
     def passing(self, values: NDArray[np.float32], norms: NDArray[np.float32], bar: NDArray[np.float32]) -> Passing:
         """Return what passes, see `Products`."""
+        from histostore.cuda_flags import repeatable_kernels
+
         torch = self._torch
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        try:
+        with repeatable_kernels(full_float32=True):
             scores = self.queries @ self._tensor(values).T
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
         length = self._tensor(norms)
         if self.metric == "cosine":
             scores *= 1 / length

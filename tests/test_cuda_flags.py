@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from histostore.backbones.cuda_flags import repeatable_kernels
+from histostore.cuda_flags import repeatable_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
