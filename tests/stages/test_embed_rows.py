@@ -11,7 +11,7 @@ from histostore.backbones import load_backbone
 from histostore.backbones.testing_backbone import TestingBackbone
 from histostore.progress import Stopwatch
 from histostore.stages.embed_rows import Pass, Shard, embed_shards
-from histostore.stages.overlap import behind
+from histostore.stages.overlap import behind, one_later
 from histostore.stages.profile import Profile
 
 
@@ -96,6 +96,13 @@ def test_what_is_handed_over_is_run_in_order_behind_the_caller():
         for i in range(6):
             later(lambda i=i: done.append((i, threading.current_thread() is here)))
     assert done == [(i, False) for i in range(6)]
+
+
+def test_what_was_begun_is_given_out_one_later():
+    begun, given = [], []
+    for item in one_later(begun.append(n) or n for n in range(4)):
+        given.append((item, len(begun)))
+    assert given == [(0, 2), (1, 3), (2, 4), (3, 4)]
 
 
 def test_the_first_error_behind_ends_it():

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from histostore.errors import DataError
 from histostore.slides import open_slide
 from histostore.specs import MaskSpec
+from histostore.tiles import mask as mask_module
 from histostore.tiles.mask import TissueMask, mask_of_image, tissue_mask
 
 if TYPE_CHECKING:
@@ -148,6 +149,18 @@ def test_the_overview_is_made_at_the_resolution_of_the_spec(tissue_picture, slid
     # never finer than the slide, whatever is asked
     assert tissue_mask(slide, MaskSpec(mpp=0.1), mpp=4.0).mask.shape == (600, 800)
     assert tissue_mask(slide, MaskSpec(), mpp=None).mask.shape == (600, 800)
+
+
+@pytest.mark.parametrize("strip_px", [800 * 7, 800 * 3 + 5, 1])
+def test_a_picture_looked_at_strip_by_strip_is_the_same_to_the_bit(tissue_picture, monkeypatch, strip_px: int):
+    picture = drawn(np.concatenate([tissue_picture, tissue_picture[::-1, ::-1]]), (20, 40, 180))
+    monkeypatch.setattr(mask_module, "_STRIP_PX", 1 << 30)
+    whole, threshold = mask_of_image(picture, MaskSpec(), UM_PER_PX)
+    monkeypatch.setattr(mask_module, "_STRIP_PX", strip_px)
+    strips, again = mask_of_image(picture, MaskSpec(), UM_PER_PX)
+    assert again == threshold
+    assert np.array_equal(strips, whole)
+    assert 0.1 < whole.mean() < 0.9
 
 
 @pytest.mark.real
