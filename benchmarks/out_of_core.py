@@ -54,7 +54,7 @@ def _write_slide(
     import scipy.sparse as sp
 
     from histostore.content.tables import write_counts, write_points
-    from histostore.stages.ingest import write_meta
+    from histostore.stages.metadata import write_meta
     from histostore.store.arrays import ArraySpec
     from histostore.store.codecs import RAW
     from histostore.tables import Counts, Points

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 
 import histostore as hs
 from histostore.content.tables import write_counts, write_points
-from histostore.errors import AlignmentError
-from histostore.genes import Listed, check_naming
-from histostore.stages.ingest import write_meta
+from histostore.errors import AlignmentError, NotFoundError, UsageError
+from histostore.genes import GeneNames, JoinedGenes, Listed, as_called, check_naming
+from histostore.stages.metadata import write_meta
 from histostore.tables import Counts, Points
 from histostore.view import View
 
@@ -61,3 +61,25 @@ def test_a_view_of_both_refuses_counts_in_memory_and_in_blocks(tmp_path: Path) -
             read(store.view())
         assert read(store.view(slides=["B"])).ids == ENSEMBL
         assert read(store.view(where="slide == 'A'")).matrix.shape[0] == 2
+
+
+TWICE = ("ENSG0", "ENSG1", "ENSG2", "X-1"), ("HLA-A", "HLA-A", "CD74", "HLA-DR")
+
+
+def test_a_gene_is_called_by_its_id_its_own_symbol_or_both() -> None:
+    names = GeneNames(*TWICE)
+    called = ("ENSG1", "CD74", "HLA-A-ENSG0", "CD74-ENSG2", "HLA-DR-X-1", "X-1")
+    assert [names.place(n) for n in called] == [1, 2, 0, 2, 3, 3]
+    assert all(n in names for n in (*called, "HLA-A"))
+    assert not any(n in names for n in ("HLA", "CD74-ENSG0", "HLA-A-", ""))
+    assert names.unique(range(4)) == ("HLA-A-ENSG0", "HLA-A-ENSG1", "CD74", "HLA-DR")
+    with pytest.raises(NotFoundError, match=r"no gene 'CD47'.*did you mean 'CD74'"):
+        names.place("CD47")
+    with pytest.raises(
+        UsageError, match=r"'HLA-A' is the symbol of 2 genes: give an id \(ENSG0, ENSG1\), or 'HLA-A-ENSG0'"
+    ):
+        names.place("HLA-A")
+    joined = JoinedGenes(TWICE[0], names.unique(range(4)))
+    assert as_called(("ENSG0", "CD74", "HLA-A-ENSG1", "none"), joined) == ("HLA-A-ENSG0", "CD74", "HLA-A-ENSG1", "none")
+    with pytest.raises(UsageError, match="ENSG0, ENSG1"):
+        as_called(("HLA-A",), joined)

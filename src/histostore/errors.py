@@ -108,10 +108,10 @@ class StorageError(HistostoreError, OSError):
     kind = "storage"
 
 
-def near(name: str, known: Iterable[str], *, limit: int = 3) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to `name`, or ``""``."""
-    known = list(known)
-    lowered = {k.lower(): k for k in known}
+def near(name: object, known: Iterable[object], *, limit: int = 3) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to `name`, or ``""``; all are taken as text."""
+    name = str(name)
+    lowered = {str(k).lower(): str(k) for k in known}
     hits = difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.6)
     if not hits:
         hits = [k for k in lowered if name.lower() in k][:limit]

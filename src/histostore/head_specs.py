@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Number
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from histostore.errors import UsageError, near
 from histostore.specs import SpecBase, require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +21,7 @@ class PanelSpec(SpecBase):
 
     ``top-variance:K`` ranks by the variance of log1p counts per 10,000, ``top-mean:K`` by their mean, ``hvg:K`` and
     ``hvg:K:FLAVOR`` are scanpy's, ``all:SHARE`` are the genes seen in more than that share of the training rows;
-    otherwise a comma-separated list of symbols.
+    otherwise a comma-separated list of ids or symbols.
     """
 
     rule: Literal["top-variance", "top-mean", "hvg", "all", "list"]
@@ -32,7 +34,7 @@ class PanelSpec(SpecBase):
     def parse(cls, text: str | tuple[str, ...] | list[str]) -> PanelSpec:
         """Return the panel that a command-line text or a list of genes means."""
         if not isinstance(text, str):
-            return cls(rule="list", genes=tuple(text))
+            return cls(rule="list", genes=_listed(text))
         rule, _, rest = text.partition(":")
         if rule in ("top-variance", "top-mean", "hvg"):
             count, _, flavor = rest.partition(":")
@@ -51,15 +53,20 @@ class PanelSpec(SpecBase):
             require(0 <= share < 1, f"panel '{text}': give the share of rows, like all:0.05")
             return cls(rule="all", share=share)
         require(":" not in text, f"unknown panel '{text}'{near(rule, ('top-variance', 'top-mean', 'hvg', 'all'))}")
-        genes = tuple(g.strip() for g in text.split(",") if g.strip())
-        require(bool(genes), "an empty list of genes")
-        return cls(rule="list", genes=genes)
+        return cls(rule="list", genes=_listed([g.strip() for g in text.split(",") if g.strip()]))
 
     def __str__(self) -> str:
         if self.rule == "list":
             return ",".join(self.genes or ())
         tail = [str(v) for v in (self.k, self.share, self.flavor) if v is not None]
         return ":".join([self.rule, *tail])
+
+
+def _listed(genes: Sequence[Any]) -> tuple[str, ...]:
+    wrong = [g for g in genes if not isinstance(g, str)]
+    require(not wrong, f"genes are named by ids or symbols, and {wrong[:1]} is no text")
+    require(len(genes) > 0, "an empty list of genes: name one, or give a rule, like top-variance:50")
+    return tuple(genes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +143,10 @@ class FeatureSpec(SpecBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSpec(SpecBase):
-    """Which classes rows have, from one obs column (labels of spots, ``region_<name>`` of polygons, metadata)."""
+    """Which classes rows have, from one obs column (labels of spots, ``region_<name>`` of polygons, metadata).
+
+    Values are compared as text: numbers and booleans are taken as the text that they print as (``1``, ``True``).
+    """
 
     column: str
     positive: tuple[str, ...] | None = None
@@ -150,10 +160,23 @@ class LabelSpec(SpecBase):
     """Keep this many negatives per positive on each slide, drawn by the head's seed."""
 
     def __post_init__(self) -> None:
+        for name in ("positive", "negative", "ignore"):
+            object.__setattr__(self, name, _as_texts(name, getattr(self, name)))
         require(self.negative is None or self.positive is not None, "negative classes need positive ones beside them")
         share = self.negatives_per_positive
         require(share is None or (self.positive is not None and share > 0),
                 "negatives_per_positive needs positive classes and a number above zero")  # fmt: skip
+
+
+def _as_texts(name: str, values: Any) -> Any:
+    """Return the values of a column as the texts that labels are compared as."""
+    if values is None or isinstance(values, str):
+        return values
+    given = tuple(values) if isinstance(values, Iterable) else (values,)
+    # numpy's numbers are registered as such, its booleans are not
+    wrong = [v for v in given if not (isinstance(v, str | Number) or type(v).__name__ == "bool")]
+    require(not wrong, f"{name} holds {wrong[:1]}: give the values of the column, texts or numbers")
+    return tuple(v if isinstance(v, str) else str(v) for v in given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

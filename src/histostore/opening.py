@@ -6,9 +6,10 @@ import gc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from histostore.errors import DataError, NotFoundError, UsageError, near
+from histostore.errors import DataError, NotFoundError, SpecMismatchError, UsageError, near
 from histostore.field_of_view import refuse_mixed
 from histostore.part import Part
+from histostore.store.lineage import LeftBehind, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ class Opened(NamedTuple):
 
     parts: tuple[Part, ...]
     left_out: Mapping[str, str]
-    """Slides that were not asked for by name and lack what is read, and what they are without."""
+    """Slides that were not asked for by name and lack what is read, or have it of other tiles; and why."""
 
 
 def open_parts(
@@ -56,6 +57,9 @@ def open_parts(
     ------
     NotFoundError
         There is no slide, or one that is named (or each) lacks the tile set or embeddings; what there is, is listed.
+    SpecMismatchError
+        The embeddings of one that is named (or of each) were made of other tiles than those there now under that name,
+        or its tiles were cut at other points.
     DataError
         Embeddings of one name are of different backbones.
     """
@@ -68,10 +72,25 @@ def open_parts(
     if len(left_out) == len(known):
         left_out = {}  # the first of them says what it has
     chosen = [one for one in known if one.manifest.owner not in left_out]
-    parts = tuple(_part(store, slide, backbones, tiles, region_share) for slide in chosen)
+    parts: list[Part] = []
+    unfit: dict[str, LeftBehind] = {}
+    for one in chosen:
+        part, why = _part(store, one, backbones, tiles, region_share)
+        if why is None:
+            parts.append(part)
+        elif named:
+            raise SpecMismatchError(f"slide '{part.slide}': {why}")
+        else:
+            unfit[part.slide] = why
+    if not parts:
+        slide, first = next(iter(unfit.items()))
+        raise SpecMismatchError(f"slide '{slide}': {first}")
+    for slide, why in unfit.items():
+        short = why.ref.name.rpartition("/")[2]  # these become keys of AnnData's uns, which have no slash
+        left_out[slide] = f"whose {why.ref.kind} '{short}' {why.what} (run {why.command})"
     for name in parts[0].embeddings:
         _same_backbone(parts, name)
-    return Opened(parts, left_out)
+    return Opened(tuple(parts), left_out)
 
 
 @contextmanager
@@ -112,11 +131,14 @@ def check_alike(parts: Iterable[Part]) -> None:
 def _lacking(known: Iterable[Known], backbones: Sequence[str], tiles: str | None) -> dict[str, str]:
     """Return the slides without one of these embeddings, and which."""
     found: dict[str, str] = {}
-    on = "" if tiles is None else f" on '{tiles}'"
+    reasons = {}
+    for name in backbones:
+        of, _, short = name.rpartition("/")
+        reasons[name] = f"without embeddings of {short}" + (f" on '{tiles or of}'" if tiles or of else "")
     for manifest, _ in known:
-        for name in backbones:
+        for name, reason in reasons.items():
             if not _hits(manifest, name, tiles):
-                found.setdefault(manifest.owner, f"without embeddings of {name}{on}")
+                found.setdefault(manifest.owner, reason)
     return found
 
 
@@ -126,7 +148,10 @@ def _hits(manifest: Manifest, backbone: str, tiles: str | None) -> list[str]:
     return hits if tiles is None else [name for name in hits if name.rpartition("/")[0] == tiles]
 
 
-def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, region_share: float | None) -> Part:
+def _part(
+    store: Store, known: Known, wanted: Sequence[str], tiles: str | None, region_share: float | None
+) -> tuple[Part, LeftBehind | None]:
+    """Return what a view takes from a slide, and what of it is of other tiles or points than those there now."""
     manifest, headers = known
     embeddings: dict[str, Ref] = {}
     for name in wanted:
@@ -134,17 +159,17 @@ def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, 
         tiles, _, short = ref.name.rpartition("/")
         embeddings[short] = ref
     tiles_ref = manifest.find("tiles", tiles) if tiles is not None else None
-    points = SPOTS
+    points, cut_at = SPOTS, None
     groups: dict[str, Group] = {}
     if tiles_ref is not None:
         about = headers.get(tiles_ref.key)
         if about is not None and about.attrs is not None:
-            attrs = about.attrs
+            attrs, cut_at = about.attrs, about.rows_of
         else:
-            groups[tiles_ref.key] = store.group(tiles_ref)
-            attrs = groups[tiles_ref.key].attrs
+            groups[tiles_ref.key] = group = store.group(tiles_ref)
+            attrs, cut_at = group.attrs, rows_of(group.header)
         points = str(attrs["points"])
-    return Part(
+    part = Part(
         store=store,
         manifest=manifest,
         tiles=tiles_ref,
@@ -156,6 +181,14 @@ def _part(store: Store, known: Known, wanted: Sequence[str], tiles: str | None, 
         headers=headers,
         _groups=groups,
     )
+    if tiles_ref is None:
+        return part, None
+    if cut_at not in (None, part.points.digest):
+        return part, LeftBehind(tiles_ref)
+    for ref in embeddings.values():
+        if part.rows_of(ref) not in (None, tiles_ref.digest):
+            return part, LeftBehind(ref)
+    return part, None
 
 
 def _embedding(manifest: Manifest, backbone: str, tiles: str | None) -> Ref:

@@ -13,8 +13,10 @@ from histostore.content.regions import read_regions
 from histostore.content.tables import counts_of, read_counts, read_labels, read_points
 from histostore.errors import NotFoundError, near
 from histostore.field_of_view import FieldOfView
+from histostore.genes import GeneNames
 from histostore.io.geojson import label_points
 from histostore.protocols import TileStatus
+from histostore.store.lineage import Told, left_behind, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from histostore.store.catalog_entries import Header
     from histostore.store.groups import Group
+    from histostore.store.lineage import LeftBehind
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
     from histostore.tables import Counts, Points
@@ -70,6 +73,18 @@ class Part:
         """Return a group's attributes, without opening it where they are known."""
         known = self.headers.get(ref.key)
         return known.attrs if known is not None and known.attrs is not None else self.group(ref).attrs
+
+    def why_not(self, ref: Ref) -> LeftBehind | None:
+        """Return what to say of a group whose rows are of other tiles or points than those here; None where it fits."""
+        return left_behind(ref, self.manifest, self._told)
+
+    def rows_of(self, ref: Ref) -> str | None:
+        """Return the digest of the group that a group's rows are of, without opening it where that is known."""
+        known = self.headers.get(ref.key)
+        return known.rows_of if known is not None else rows_of(self.group(ref).header)
+
+    def _told(self, ref: Ref) -> Told:
+        return Told(self.rows_of(ref), self.attrs(ref).get("points"))
 
     @cached_property
     def n_all(self) -> int:
@@ -126,7 +141,7 @@ class Part:
 
     @cached_property
     def status(self) -> NDArray[np.uint8] | None:
-        """Tile status of every row, where pixels or embeddings were made."""
+        """Tile status of every row, where pixels or embeddings were made of these tiles."""
         for ref in (*self.embeddings.values(), self._pixels):
             if ref is not None:
                 return self.group(ref).read("status")
@@ -134,7 +149,8 @@ class Part:
 
     @property
     def _pixels(self) -> Ref | None:
-        return self.manifest.get("pixels", self.tiles.name) if self.tiles is not None else None
+        ref = self.manifest.get("pixels", self.tiles.name) if self.tiles is not None else None
+        return ref if ref is not None and self.why_not(ref) is None else None
 
     def selected(self, keep: NDArray[np.int64]) -> Part:
         """Return some of the rows, by number among these; what was read already is shared, not read again."""
@@ -168,38 +184,59 @@ class Part:
             names += [*_TILE_COLUMNS, *(["status"] if self.embeddings or self._pixels is not None else [])]
         if self.expression is not None:
             names += _COUNT_COLUMNS
-        for ref in self._labels():
-            attrs = self.attrs(ref)
-            names += [*attrs["numeric_columns"], *attrs["code_columns"]]
+        for ref in self._labels:
+            names += self._columns_of(ref)
         names += [f"region_{r.name}" for r in self.manifest.of_kind("regions")]
         for ref in self._called():
-            names += [f"{prefix}{ref.name.rpartition('/')[2]}" for prefix in (CALL, PROBABILITY)]
+            names += self._columns_of(ref)
         return dict.fromkeys(names)
 
     def _called(self) -> list[Ref]:
-        """Return the predictions of classifiers for these tiles."""
+        """Return the predictions of classifiers that are of these tiles."""
+        return [r for r in self._named_called() if self.why_not(r) is None]
+
+    def _named_called(self) -> list[Ref]:
+        """Return the predictions of classifiers under this tile set's name, whatever tiles they are of."""
         if self.tiles is None:
             return []
         refs = [r for r in self.manifest.of_kind("predictions") if r.name.rpartition("/")[0] == self.tiles.name]
         return [r for r in refs if {"threshold", "per"} & set(self.attrs(r)) == {"threshold"}]
 
+    @cached_property
     def _labels(self) -> list[Ref]:
-        refs = self.manifest.of_kind("labels")
-        return [r for r in refs if self.attrs(r)["points"] == self.points.name]
+        """Return the labels that are of these points."""
+        return [r for r in self._named_labels() if self.why_not(r) is None]
+
+    def _named_labels(self) -> list[Ref]:
+        """Return the labels of points of this name, whichever points these were."""
+        return [r for r in self.manifest.of_kind("labels") if self.attrs(r)["points"] == self.points.name]
 
     @cached_property
-    def genes(self) -> Mapping[str, tuple[int, ...]]:
-        """Columns of the counts by symbol; empty where the slide has none."""
-        found: dict[str, tuple[int, ...]] = {}
-        for column, symbol in enumerate(self.counts.symbols if self.counts is not None else ()):
-            found[symbol] = (*found.get(symbol, ()), column)
-        return found
+    def left_behind(self) -> Mapping[str, LeftBehind]:
+        """Columns that are not there, by name: what they would be read from is of other tiles or points than these."""
+        said = [(r, self.why_not(r)) for r in (*self._named_labels(), *self._named_called())]
+        return {name: why for ref, why in said if why is not None for name in self._columns_of(ref)}
+
+    def _columns_of(self, ref: Ref) -> list[str]:
+        if ref.kind == "labels":
+            attrs = self.attrs(ref)
+            return [*attrs["numeric_columns"], *attrs["code_columns"]]
+        return [f"{prefix}{ref.name.rpartition('/')[2]}" for prefix in (CALL, PROBABILITY)]
+
+    def measures(self, name: str) -> bool:
+        """Whether a column is of labels that are numbers here: elsewhere it may be empty, or whole numbers."""
+        return any(name in self.attrs(ref)["numeric_columns"] for ref in self._labels)
+
+    @cached_property
+    def gene_names(self) -> GeneNames:
+        """What the columns of the counts can be called; empty where the slide has none."""
+        return GeneNames((), ()) if self.counts is None else GeneNames(self.counts.gene_ids, self.counts.symbols)
 
     def has(self, name: str) -> bool:
         """Whether there is a column of that name, or else counts of a gene."""
         if name in _ALWAYS or name in self.meta["fields"]:
             return True  # without opening the points, which may have more
-        return name in self._columns or name in self.genes
+        return name in self._columns or name in self.gene_names
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one column for the selected rows; the raw counts of a gene where no column has that name.
@@ -207,7 +244,9 @@ class Part:
         Raises
         ------
         NotFoundError
-            There is no such column; near names are suggested.
+            There is no such column, or it is `left_behind`; near names are suggested.
+        UsageError
+            It is a symbol that several genes have; their ids are named.
         """
         values = self._whole(name)
         if values.ndim == 0:
@@ -223,11 +262,11 @@ class Part:
             return self.slide
         if name in _ROW_COLUMNS or name.startswith(("region_", CALL, PROBABILITY)):
             return ...
-        if any(name in self.attrs(ref)[of] for ref in self._labels() for of in ("numeric_columns", "code_columns")):
+        if any(name in self.attrs(ref)[of] for ref in self._labels for of in ("numeric_columns", "code_columns")):
             return ...
         if name in self.meta["fields"]:
             return self.meta["fields"][name]
-        return ... if self.expression is not None and name in self.genes else None
+        return ... if self.expression is not None and name in self.gene_names else None
 
     def _whole(self, name: str) -> NDArray[Any]:  # one case per source of columns
         if name in ("slide", "library_id"):
@@ -251,7 +290,7 @@ class Part:
             matrix = self.counts.matrix
             sums = matrix.sum(axis=1) if name == "n_counts" else np.diff(matrix.indptr)
             return np.append(np.asarray(sums, dtype=np.float64).ravel(), np.nan)[self.count_row]
-        for ref in self._labels():
+        for ref in self._labels:
             attrs = self.group(ref).attrs
             if name in attrs["numeric_columns"] or name in attrs["code_columns"]:
                 return read_labels(self.group(ref))[name][self.point_row]
@@ -266,9 +305,11 @@ class Part:
                 return call_probability(group.read("prediction"))
         if name in self.meta["fields"]:
             return np.array(self.meta["fields"][name], dtype=object)
-        if self.counts is not None and name in self.genes:
-            counted = self.counts.matrix[:, list(self.genes[name])].sum(axis=1)
+        if self.counts is not None and name in self.gene_names:
+            counted = self.counts.matrix[:, [self.gene_names.place(name)]].sum(axis=1)
             return np.append(np.asarray(counted, dtype=np.float64).ravel(), np.nan)[self.count_row]
+        if name in self.left_behind:
+            raise NotFoundError(f"no column '{name}' on slide '{self.slide}': {self.left_behind[name]}")
         known = self.columns()
         raise NotFoundError(
             f"no column '{name}' on slide '{self.slide}'{near(name, known)}; there are {', '.join(known)}"
@@ -285,6 +326,11 @@ class Part:
 
 _LIGHT = frozenset((*(f.name for f in fields(Part)), "n_all", "meta"))
 """What a part that has forgotten its rows still knows."""
+
+
+def with_rows(parts: Sequence[Part]) -> Sequence[Part]:
+    """Return the parts that rows are left of; all of them where none are, so that an empty view has its columns."""
+    return [part for part in parts if len(part)] or parts
 
 
 def bounds_of(parts: Sequence[Part]) -> NDArray[np.int64]:

@@ -39,7 +39,7 @@ def ingest(
     *,
     sheet: str | Path | None = None,
     spec: IngestSpec | None = None,
-    meta: dict[str, str] | None = None,
+    meta: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     **files: Any,
 ) -> list[StageResult]:
@@ -57,7 +57,7 @@ def ingest(
     spec
         How strict to be.
     meta
-        Metadata of the slide, like ``{"patient": "C"}``.
+        Metadata of the slide, like ``{"patient": "C"}``; kept as text, None and NaN are left out.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def annotate(
     store: Store,
     slide: str | None = None,
     *,
-    table: str | Path | None = None,
+    table: str | Path | pd.DataFrame | None = None,
     geojson: str | Path | None = None,
     obs: str | Path | None = None,
     review: str | Path | None = None,
@@ -173,7 +173,7 @@ def annotate(
     by: str | None = None,
     classes: Sequence[str] = (),
     min_match: float | None = None,
-    **fields: str,
+    **fields: Any,
 ) -> list[StageResult]:
     """Add what arrives later: metadata (`table` or keywords), polygons (`geojson`), labels per spot (`obs`).
 
@@ -182,6 +182,10 @@ def annotate(
 
     Parameters
     ----------
+    table
+        CSV or TSV, or a DataFrame that is indexed by slide or has a column that names it.
+    fields
+        Metadata of the slide. None, NaN and NA say nothing, as empty cells of a table do; an empty text erases.
     by
         Of a `table`: the column that says whose row it is, ``slide`` or a metadata field; by default ``slide``, else
         ``patient``.
@@ -192,7 +196,10 @@ def annotate(
     Raises
     ------
     UsageError
-        No slide is named where one must be, or something is given beside a `table` or `review` that is of neither.
+        No slide is named where one must be, something is given beside a `table` or `review` that is of neither, or
+        a label would hide what the slide has.
+    ConflictError
+        Other labels of the slide have a column of that name.
     """
     _check_alone(
         {"table": table, "review": review, "slide": slide, "geojson": geojson, "obs": obs, **fields},

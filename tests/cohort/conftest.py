@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import histostore as hs
 from histostore.content.tables import write_counts, write_points
-from histostore.stages.ingest import write_meta
+from histostore.stages.metadata import write_meta
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
 from histostore.tables import Counts, Points
@@ -25,9 +25,12 @@ BACKBONE = "made"
 
 def add_slide(
     store: hs.Store, slide: str, patient: str, n: int, *, seed: int, drop: int = 0, panel: bool = False,
-    uncounted: int = 0, unreadable: int = 0, normalised: bool = False, by_symbol: bool = False,
+    uncounted: int = 0, unreadable: int = 0, normalised: bool = False, by_symbol: bool = False, twins: bool = False,
 ) -> None:  # fmt: skip
-    """Write counts that follow a few programs and embeddings that see those; `drop` genes are not listed."""
+    """Write counts that follow a few programs and embeddings that see those; `drop` genes are not listed.
+
+    With `twins` two genes have the symbol ``G0``.
+    """
     rng, shared = np.random.default_rng([7, seed]), np.random.default_rng(7)
     loadings = shared.gamma(0.3, 1.0, (PROGRAMS, GENES)) + 0.02
     sight = shared.normal(size=(PROGRAMS, DIM))
@@ -42,7 +45,8 @@ def add_slide(
     values = sp.csr_array(matrix[kept][:, genes])
     table = Counts(
         ids=tuple(ids[i] for i in kept), matrix=values.astype(np.float32) if normalised else values,
-        gene_ids=tuple(f"G{g}" if by_symbol else f"ENSG{g:05d}" for g in genes), symbols=tuple(f"G{g}" for g in genes),
+        gene_ids=tuple(f"G{g}" if by_symbol else f"ENSG{g:05d}" for g in genes),
+        symbols=tuple(f"G{0 if twins and g == 1 else g}" for g in genes),
         whole_transcriptome=not panel, normalised=normalised,
     )  # fmt: skip
     refs.append(write_counts(store, slide, "counts", table))

@@ -6,12 +6,15 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import histostore as hs
 from histostore import pp
 from histostore.errors import DataError, NotFoundError
+from histostore.head_specs import BagSpec, HeadSpec, SplitSpec
+from histostore.stages.training_data import training_data
 from histostore.testing.cohort import write_cohort
 
 if TYPE_CHECKING:
@@ -113,3 +116,42 @@ def test_a_table_says_that_it_is_normalised_and_never_mixes_both(normalised: Pat
     assert store.view(slides=["B1"]).to_adata(images=False).uns["histostore"]["normalised"] is True
     assert store.view(slides=["A1"]).to_adata(images=False).uns["histostore"]["normalised"] is False
     assert store.view().to_adata(counts=False, images=False).uns["histostore"]["normalised"] is False
+
+
+@pytest.mark.parametrize("pool", ["mean", "tiles"])
+def test_slides_that_a_filter_leaves_no_row_of_are_no_rows_of_heads_per_slide(
+    embedded: Path, tmp_path: Path, pool: str
+) -> None:
+    store = hs.open(shutil.copytree(embedded, tmp_path / "store"))
+    for slide, age in (("A1", "40"), ("B1", "50")):
+        pp.annotate(store, slide, age=age)
+    split = SplitSpec.parse("leave-one-out:slide")
+    spec = HeadSpec(head="mean", columns=("age",), split=split, bag=BagSpec(tiles=4, pool=pool))  # type: ignore[arg-type]
+    whole = training_data(store, spec, backbone="testing")
+    assert "slides without a row left" not in whole.report.counts
+    data = training_data(store, spec, backbone="testing", where="patient != 'A'")
+    assert data.obs.index.tolist() == list(data.view.slides) == ["B1"]
+    assert data.values is not None
+    assert data.values["age"].tolist() == ["50"]
+    np.testing.assert_array_equal(data.X, whole.X[1:])
+    assert data.report.counts["slides without a row left"] == 1
+    left = store.view(backbone="testing", where="patient != 'A'")
+    X, used = hs.tl.pool(left, tiles=4, how=pool)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(X, whole.X[1:])
+    assert used == [4]
+
+
+def test_a_head_of_numbers_that_some_rows_lack_is_saved(embedded: Path, tmp_path: Path) -> None:
+    store = hs.open(shutil.copytree(embedded, tmp_path / "store"))
+    lacking = 0
+    for slide in store.slides():
+        names = store.view(slides=[slide]).column("barcode")
+        lacking += len(names[::4])
+        score = np.where(np.arange(len(names)) % 4 == 0, np.nan, np.arange(len(names)) / 2)
+        pd.DataFrame({"barcode": names, "score": score}).to_csv(tmp_path / "score.csv", index=False)
+        pp.annotate(store, slide, obs=tmp_path / "score.csv")
+    head = hs.heads.Ridge(alphas=(1.0,))
+    done = hs.tl.fit(store, head, backbone="testing", target="score", split="leave-one-out:slide",
+                     allow_same_patient=True, save="score")  # fmt: skip
+    assert done.evaluation.report.counts["without score"] == lacking
+    assert hs.get.head(store, "score")["stale"] == []

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histostore.errors import DataError
 from histostore.io.geojson import Annotations, read_geojson
 
 if TYPE_CHECKING:
@@ -21,9 +22,23 @@ if TYPE_CHECKING:
 FILE = "regions.geojson"
 
 
-def write_regions(store: Store, slide: str, name: str, path: Path) -> Ref:
-    """Check a GeoJSON file and seal it as ``regions/<name>``; the caller commits it."""
+def read_annotations(path: Path) -> Annotations:
+    """Read a GeoJSON file that is to come in.
+
+    Raises
+    ------
+    DataError
+        As of `histostore.io.geojson.read_geojson`, or it holds no polygon.
+    """
     annotations = read_geojson(path)
+    if not len(annotations):
+        why = "; ".join(annotations.notes) or "no features at all"
+        raise DataError(f"{path} holds no polygon ({why}); draw regions as polygons")
+    return annotations
+
+
+def write_regions(store: Store, slide: str, name: str, path: Path, annotations: Annotations) -> Ref:
+    """Seal a GeoJSON file, and what `read_annotations` read of it, as ``regions/<name>``; the caller commits it."""
     data = path.read_bytes()
     counts: dict[str, int] = {}
     for label in annotations.classes:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from histostore.errors import CorruptionError
+from histostore.errors import CorruptionError, UsageError
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import ZSTD
 from histostore.tables import Counts, Points
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from histostore.store.groups import Group, GroupWriter
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
+
+OWN_COLUMNS = frozenset(
+    (
+        *("slide", "library_id", "barcode", "tile_id", "x", "y", "x_um", "y_um", "in_tissue", "array_row", "array_col"),
+        *("tissue", "status", "n_counts", "n_genes"),
+    )
+)
+"""Columns that a slide has by itself: nothing that comes in may be called so, because it would never be seen."""
 
 _VALUES_PER_CHUNK = 1 << 18
 _FRAME = {"encoding-type": "dataframe", "encoding-version": "0.2.0"}
@@ -152,6 +160,20 @@ def read_counts(group: Group) -> Counts:
     )
 
 
+def check_label_names(slide: str, columns: Iterable[str]) -> None:
+    """Refuse labels that would never be seen.
+
+    Raises
+    ------
+    UsageError
+        Columns have names of `OWN_COLUMNS`, or none.
+    """
+    own = [c for c in columns if c in OWN_COLUMNS or not c.strip()]
+    if own:
+        said = ", ".join(map(repr, own))
+        raise UsageError(f"slide '{slide}': label columns {said} have names of histostore's own; rename or drop them")
+
+
 def write_labels(store: Store, slide: str, name: str, table: pd.DataFrame, points: Ref) -> Ref:
     """Seal the group of obs columns for the points of one group; the caller commits it.
 
@@ -162,7 +184,13 @@ def write_labels(store: Store, slide: str, name: str, table: pd.DataFrame, point
         as categories of text (missing stays missing).
     points
         The points group the rows belong to.
+
+    Raises
+    ------
+    UsageError
+        A column has a name of `OWN_COLUMNS`, or none.
     """
+    check_label_names(slide, map(str, table.columns))
     measures = {c: _as_measure(table[c]) for c in table.columns}
     numeric = [c for c in table.columns if measures[c] is not None]
     other = [c for c in table.columns if c not in numeric]

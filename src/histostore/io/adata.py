@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import zarr
 from anndata.io import read_elem
@@ -28,11 +29,19 @@ from histostore.tables import Counts, Points, Report
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pandas as pd
     from numpy.typing import NDArray
 
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id")
 _SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "symbol", "feature_name")
+
+
+class ObsTable(NamedTuple):
+    """What a file says of its spots beside where they are."""
+
+    columns: pd.DataFrame
+    """One row per spot, in the file's order: float64 (NaN is missing) or text (NA is missing)."""
+    exported: bool
+    """histostore wrote the file."""
 
 
 def read_anndata(
@@ -98,6 +107,35 @@ def read_anndata(
         normalised=normalised,
     )
     return points, counts, Report({"spots": len(points), "genes": len(gene_ids)}, tuple(notes))
+
+
+def read_obs(path: str | Path) -> ObsTable:
+    """Read the obs columns of an AnnData file: numbers as they are, all else (categories, truth values) as text.
+
+    Raises
+    ------
+    DataError
+        It is no AnnData file, or damaged.
+    """
+    path = Path(path)
+    root = _open(path)
+    try:
+        obs = _element(root, "obs")
+        exported = "histostore" in _keys(root, "uns")
+    except (KeyError, OSError, ValueError, RuntimeError) as error:
+        msg = f"{path} is no AnnData file, or damaged: {str(error).splitlines()[0]}"
+        raise DataError(msg) from None
+    finally:
+        if isinstance(root, h5py.File):
+            root.close()
+    columns = {str(name): _measured_or_text(column) for name, column in obs.items()}
+    return ObsTable(pd.DataFrame(columns, index=obs.index.astype(str)), exported)
+
+
+def _measured_or_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    if column.dtype.kind in "iuf":
+        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
+    return column.astype("string")
 
 
 def _open(path: Path) -> Any:

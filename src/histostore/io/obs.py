@@ -72,7 +72,53 @@ def read_table(path: str | Path, key: str | None = None) -> pd.DataFrame:
     DataError
         No such column, an empty key, or a key on two rows.
     """
-    frame = read_obs_table(path)
+    return _keyed(read_obs_table(path), key, path)
+
+
+def as_table(frame: object, key: str | None = None) -> pd.DataFrame:
+    """Return a clinical table that is in memory as `read_table` returns a file.
+
+    Parameters
+    ----------
+    frame
+        One row per slide or per patient. The column that names it may be the index; an index without a name is taken
+        for slides where no column names them. None, NaN, NA and NaT are empty cells.
+    key
+        As of `read_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of `read_table`.
+
+    Raises
+    ------
+    DataError
+        As of `read_table`, or two columns have the same name.
+    UsageError
+        It is no DataFrame.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        msg = f"a table is a CSV or TSV file, or a DataFrame; got {type(frame).__name__}"
+        raise UsageError(msg)
+    check_not_empty(frame.index, "rows", "the table")
+    if frame.index.nlevels > 1:
+        frame = frame.reset_index()
+    names = [str(c) for c in frame.columns]
+    named = str(frame.index.name) if frame.index.name is not None else None
+    if named is None and not {"slide", "patient", key} & set(names):
+        named = "slide"
+    if named is not None and named not in names:
+        frame = frame.set_axis(names, axis=1).rename_axis(named).reset_index()
+    twice = repeated([str(c) for c in frame.columns])
+    if twice:
+        msg = f"the table has {len(twice)} columns twice: {first_few(twice)}"
+        raise DataError(msg)
+    cells = {str(c): ["" if gone else str(v) for v, gone in zip(frame[c], frame[c].isna(), strict=True)] for c in frame}
+    return _keyed(pd.DataFrame(cells, dtype="str"), key, "the table")
+
+
+def _keyed(frame: pd.DataFrame, key: str | None, path: object) -> pd.DataFrame:
     if key is None:
         key = next((name for name in ("slide", "patient") if name in frame), None)
     if key is None or key not in frame:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.backbones import preflight
 from histostore.errors import DataError, NotFoundError, UsageError, near
+from histostore.genes import GeneNames
 from histostore.head_specs import UNITS, PanelSpec, SplitSpec
 from histostore.part import CALL, PROBABILITY
 
@@ -78,28 +79,28 @@ def slide_metadata(store: Store) -> dict[str, dict[str, Any]]:
 
 def _check_genes(store: Store, panel: PanelSpec) -> None:
     """Look for a panel's genes slide by slide, until all are found."""
-    wanted, known, counted = set(panel.genes or ()), dict[str, None](), False
-    for slide_names in _symbols(store):
+    missing, known, counted = list(panel.genes or ()), dict[str, str](), False
+    for names in _gene_names(store):
         counted = True
-        known |= dict.fromkeys(slide_names)
-        if wanted <= known.keys() and (panel.k or 0) <= len(known):
+        known |= zip(names.ids, names.symbols, strict=True)
+        for gene in [g for g in missing if g in names]:
+            names.place(gene)  # one that several genes are called by is refused
+            missing.remove(gene)
+        if not missing and (panel.k or 0) <= len(known):
             return
     if not counted:
         raise DataError("no slide has counts: ingest some with counts before genes are predicted")
-    missing = [g for g in panel.genes or () if g not in known]
     if missing:
-        raise NotFoundError(f"no gene '{missing[0]}' among {len(known):,} of these slides{near(missing[0], known)}")
+        some = near(missing[0], known.values())
+        raise NotFoundError(f"no gene '{missing[0]}' among {len(known):,} of these slides{some}")
     raise UsageError(f"panel '{panel}' wants {panel.k} genes and there are {len(known):,}")
 
 
-def _symbols(store: Store) -> Iterator[list[str]]:
+def _gene_names(store: Store) -> Iterator[GeneNames]:
     for slide in store.slides():
         for ref in store.slide(slide).of_kind("expression"):
             group = store.group(ref)
-            symbols, ids = (group.read(f"var/{name}").tolist() for name in ("symbols", "gene_ids"))
-            # a symbol that repeats has its id appended
-            repeat = len(set(symbols)) < len(symbols)
-            yield [*symbols, *(f"{s}-{g}" for s, g in zip(symbols, ids, strict=True))] if repeat else symbols
+            yield GeneNames(*(group.read(f"var/{name}").tolist() for name in ("gene_ids", "symbols")))
 
 
 def _check_split(store: Store, split: str) -> None:

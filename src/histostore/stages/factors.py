@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histostore.errors import ConflictError, UsageError
+from histostore.genes import JoinedGenes, as_called
 from histostore.head_specs import UNITS, PanelSpec
 from histostore.heads.decoders import parse_decoder
 from histostore.heads.panels import choose_genes, targets
@@ -70,6 +72,9 @@ def factors(
     if not overwrite and (f"X_{name}" in adata.obsm or name in adata.varm or name in adata.uns):
         raise ConflictError(f"the AnnData has '{name}' already: give another key, or overwrite=True")
     panel = PanelSpec.parse(genes if isinstance(genes, str) else tuple(genes))
+    if panel.genes is not None and "gene_ids" in adata.var:
+        known = JoinedGenes(tuple(adata.var["gene_ids"]), tuple(adata.var_names))
+        panel = replace(panel, genes=as_called(panel.genes, known))
     columns = choose_genes(panel, adata.X, list(adata.var_names))
     values = targets(adata.X, columns, unit)
     if not hasattr(made, "mean_"):

@@ -20,6 +20,8 @@ from histostore.heads.label_evaluation import cross_validate_labels
 from histostore.heads.panels import library_size
 from histostore.heads.registry import check_task
 from histostore.ids import check_slug
+from histostore.specs import digest_of
+from histostore.stages.columns_read import COLUMNS, FIELDS, columns_read, names_read, other_columns, same_columns
 from histostore.stages.training_data import Training, training_data
 from histostore.tables import Report
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from histostore.heads.evaluate import Evaluation
     from histostore.heads.label_evaluation import LabelEvaluation
     from histostore.progress import Progress
-    from histostore.store.groups import Group
+    from histostore.store.groups import Group, GroupWriter
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
 
@@ -94,8 +96,9 @@ def fit(
         store, spec, backbone=backbone, tiles=tiles, slides=slides, where=where, region_share=region_share,
         in_memory=in_memory,
     )  # fmt: skip
+    spec = data.named(spec)
     if save_as is not None and not replace:
-        _refuse_taken(store, save_as, spec, data)
+        _refuse_taken(store, save_as, spec, data, where)
     evaluation = _evaluate(spec, data, progress)
     if note := _seen_by_backbone(store, data):
         report = evaluation.report.merged(Report(notes=(note,)))
@@ -144,7 +147,8 @@ def _save(
     replace: bool,
 ) -> Ref:
     arrays, meta = head.to_state()
-    identity, inputs = _identity(head.spec, data)
+    identity, _ = _identity(head.spec, data)
+    read = _columns(head.spec, data, where)
     about = {
         "backbone": data.view.backbones[0],
         "backbone_digest": identity["backbone"],
@@ -156,9 +160,9 @@ def _save(
         "split": evaluation.split_text,
         "method": evaluation.method,
         "pearson" if head.spec.task != "labels" else "auroc": _finite(evaluation.score()),
-        "trained_on": _trained_on(data),
+        "trained_on": {slide: one | read[slide] for slide, one in _trained_on(data).items()},
     }
-    with store.begin(HEADS, "heads", name, spec=identity, inputs=inputs) as writer:
+    with _begin(store, name, head.spec, data, read) as writer:
         if writer.sealed is None:
             writer.put_file(STATE, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
             document = {"head": meta, "evaluation": evaluation.to_json()}
@@ -195,13 +199,48 @@ def _identity(spec: HeadSpec, data: Training) -> tuple[dict[str, Any], dict[str,
     return {"head": spec.to_json(), "backbone": _embedding_attrs(data)["backbone_digest"]}, inputs
 
 
-def _refuse_taken(store: Store, name: str, spec: HeadSpec, data: Training) -> None:
+def _columns(spec: HeadSpec, data: Training, where: str | None) -> dict[str, dict[str, Any]]:
+    names = names_read(spec, where)
+    return {part.slide: columns_read(part, names) for part in data.view.parts}
+
+
+def _with_columns(inputs: Mapping[str, Any], read: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the inputs of a head that was trained before on the same rows, when their columns were others."""
+    return {**inputs, "@columns": digest_of({slide: [one[COLUMNS], one[FIELDS]] for slide, one in read.items()})}
+
+
+def _begin(
+    store: Store, name: str, spec: HeadSpec, data: Training, read: Mapping[str, Mapping[str, Any]]
+) -> GroupWriter:
+    """Start a head's group; one of other columns (groups, split) is not taken for it, be its digest the same."""
+    identity, inputs = _identity(spec, data)
+    exact = _with_columns(inputs, read)
+    old = store.manifest(HEADS).get("heads", name)
+    if old is None or old.digest != store.digest("heads", spec=identity, inputs=exact):
+        writer = store.begin(HEADS, "heads", name, spec=identity, inputs=inputs)
+        if writer.sealed is None or _same_columns(store, writer.sealed, read):
+            return writer
+    return store.begin(HEADS, "heads", name, spec=identity, inputs=exact)
+
+
+def _same_columns(store: Store, ref: Ref, read: Mapping[str, Mapping[str, Any]]) -> bool:
+    return same_columns(store.header(ref)["attrs"]["trained_on"], read)
+
+
+def _refuse_taken(store: Store, name: str, spec: HeadSpec, data: Training, where: str | None) -> None:
     """Refuse before training what the commit would refuse after it."""
     old = store.manifest(HEADS).get("heads", name)
+    if old is None:
+        return
     identity, inputs = _identity(spec, data)
-    if old is not None and old.digest != store.digest("heads", spec=identity, inputs=inputs):
+    read = _columns(spec, data, where)
+    if old.digest == store.digest("heads", spec=identity, inputs=_with_columns(inputs, read)):
+        return
+    other = old.digest != store.digest("heads", spec=identity, inputs=inputs)
+    if other or not _same_columns(store, old, read):
+        what = "spec or other rows" if other else "metadata or labels of the same rows"
         raise ConflictError(
-            f"head '{name}' is there with another spec or other rows; give another name, or --replace to move the name"
+            f"head '{name}' is there with another {what}; give another name, or --replace to move the name"
         )
 
 
@@ -234,7 +273,7 @@ def load_head(store: Store, name: str) -> tuple[FittedHead, Group]:
 
 
 def stale(store: Store, group: Group) -> list[str]:
-    """Say what changed since a head was trained: slides gone, or groups that their names no longer mean."""
+    """Say what changed since a head was trained: slides gone, groups that their names no longer mean, or metadata."""
     changed = []
     there = set(store.slides())
     for slide, one in group.attrs["trained_on"].items():
@@ -242,8 +281,8 @@ def stale(store: Store, group: Group) -> list[str]:
             changed.append(f"slide '{slide}' is gone")
             continue
         manifest = store.manifest(slide)
-        for key, digest in one["groups"].items():
-            now = manifest.entries.get(key)
-            if now is None or now.digest != digest:
-                changed.append(f"{key} of slide '{slide}' is another now")
+        now = {key: manifest.entries.get(key) for key in one["groups"]}
+        others = [key for key, digest in one["groups"].items() if (ref := now[key]) is None or ref.digest != digest]
+        others += other_columns(store, manifest, one)
+        changed += [f"{what} of slide '{slide}' is another now" for what in others]
     return changed

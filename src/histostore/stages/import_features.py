@@ -31,7 +31,8 @@ from histostore.stages.imported_tiles import (
     points_of,
     read_plan,
 )
-from histostore.stages.ingest import IngestSpec, check_fields, ingest, write_meta
+from histostore.stages.ingest import IngestSpec, ingest
+from histostore.stages.metadata import check_fields, write_meta
 from histostore.stages.pixels import status_counts
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import source_of

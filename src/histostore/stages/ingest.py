@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostore.content.regions import write_regions
+from histostore.content.regions import read_annotations, write_regions
 from histostore.content.tables import read_counts, read_points, write_counts, write_labels, write_points
 from histostore.errors import ConflictError, DataError, SlideError, UsageError
 from histostore.ids import check_slug
 from histostore.io.align import align, check_on_image, check_orientation
 from histostore.io.check import describe_counts
-from histostore.io.geojson import read_geojson
 from histostore.io.mpp import mpp_from_pitch, resolve_mpp
 from histostore.io.obs import join_obs, read_obs_table
 from histostore.io.obs import read_points as read_given_points
@@ -27,6 +26,9 @@ from histostore.slides.remote import checked_address, is_remote, remote_digest, 
 from histostore.slides.source import source_bytes, source_digest
 from histostore.specs import MaskSpec, SpecBase
 from histostore.stages.image_folder import check_folder, points_of_images
+from histostore.stages.label_columns import LABELS, SPOTS, same_but_hidden, settled, without_known
+from histostore.stages.metadata import as_texts, check_fields, write_meta
+from histostore.stages.moved_source import THUMBNAIL_PX, move_source, write_source
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import mpp_of
 from histostore.stages.twins import Twins
@@ -40,14 +42,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from histostore.io.geojson import Annotations
     from histostore.io.sheet import Sample
     from histostore.protocols import Slide
     from histostore.store.groups import Group
     from histostore.store.manifest import Ref
     from histostore.store.store import Store
     from histostore.tables import Counts, Points
-
-THUMBNAIL_PX = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,8 @@ class _Assay:
     counts: Counts | None = None
     spot_diameter_px: float | None = None
     obs: pd.DataFrame | None = None
+    along: tuple[str, ...] = ()
+    """Columns of `obs` that came along with the counts, and that nobody asked for by name."""
     report: Report = field(default_factory=Report)
 
 
@@ -109,15 +112,23 @@ def ingest(
     """
     spec, watch, progress = spec or IngestSpec(), Stopwatch(), progress or Silent()
     progress.say(f"ingest {sample.slide}")
-    _check_names(sample)
+    fields, unset = as_texts(sample.meta)
+    sample = replace(sample, meta=fields)
+    annotations = _check_names(sample)
     away = is_remote(sample.image)
     path = checked_address(str(sample.image)) if away else Path(sample.image).absolute()
     check_folder(sample, path)
     state = remote_state(str(path)) if away else None
     with watch.timed("read"), open_slide(path) as image:
-        assay = _read_assay(sample, spec, image)
+        assay = _read_assay(store, sample, spec, image)
+        if assay.obs is not None:
+            drawn = regions_name(sample.geojson, sample.slide) if sample.geojson is not None else None
+            assay.obs, left = settled(store, sample.slide, assay.obs, assay.along, fields=fields, regions=drawn)
+            assay.report = assay.report.merged(left)
         mpp, origin, notes = _mpp_of(sample, image, assay, spec)
-        report = assay.report.merged(Report({}, tuple(notes)))
+        notes += tuple(f"metadata '{name}' has no value: left out" for name in unset)
+        notes += annotations.notes if annotations is not None else ()
+        report = assay.report.merged(Report({}, notes))
         if assay.points is not None and not sample.image_folder:
             with naming(_spot_file(sample), path):
                 keep, off = check_on_image(assay.points, image.size_px, drop=spec.drop_off_image)
@@ -145,23 +156,28 @@ def ingest(
             about["sha256"], about["bytes"] = source_digest(path), source_bytes(path)
     _refuse_conflicts(store, sample.slide, about, mpp, assay)
     with watch.timed("write"):
-        refs = [_write_source(store, sample.slide, about, thumbnail)]
+        refs = [write_source(store, sample.slide, about, thumbnail)]
         meta, kept = _meta(store, sample, mpp, origin)
         refs.append(meta)
         report = report.merged(kept)
-        refs += _write_assay(store, sample, assay)
-        if sample.geojson is not None:
-            refs.append(write_regions(store, sample.slide, regions_name(sample.geojson, sample.slide), sample.geojson))
+        written, kept = _write_assay(store, sample, assay)
+        refs += written
+        report = report.merged(kept)
+        if sample.geojson is not None and annotations is not None:
+            name = regions_name(sample.geojson, sample.slide)
+            refs.append(write_regions(store, sample.slide, name, sample.geojson, annotations))
         try:
             commit = store.commit(sample.slide, refs)
         except ConflictError as error:
             error.add_note("labels and polygons that change are brought in by annotate")
             raise
+        moved = move_source(store, sample.slide, refs[0])
+        report = report.merged(Report({}, moved))
     shared = (twins or Twins(store)).notes(sample.slide, refs)
     for note in shared:
         progress.say(note)
     report = report.merged(Report({}, shared))
-    done = outcome(commit, resumed=False) if commit.added else "already there"
+    done = outcome(commit, resumed=False) if commit.added else "written" if moved else "already there"
     rows = len(assay.points) if assay.points is not None else 0
     return StageResult(
         slide=sample.slide, stage="ingest", refs=tuple(refs), done=done, rows=rows, report=report, seconds=watch.seconds
@@ -182,13 +198,14 @@ def _spot_file(sample: Sample) -> Path | None:
     return sample.st_spots or sample.visium or sample.anndata or sample.points
 
 
-def _check_names(sample: Sample) -> None:
-    """Check all that a slide's own names and polygons can be refused for, before any work."""
+def _check_names(sample: Sample) -> Annotations | None:
+    """Check all that a slide's own names and polygons can be refused for, before any work; return the polygons."""
     check_slug(sample.slide, "slide id")
     check_fields(sample.slide, sample.meta)
-    if sample.geojson is not None:
-        regions_name(sample.geojson, sample.slide)
-        read_geojson(sample.geojson)
+    if sample.geojson is None:
+        return None
+    regions_name(sample.geojson, sample.slide)
+    return read_annotations(sample.geojson)
 
 
 def _refuse_conflicts(store: Store, slide: str, about: Mapping[str, Any], mpp: float, assay: _Assay) -> None:
@@ -263,7 +280,7 @@ def _meta(store: Store, sample: Sample, mpp: float, origin: str) -> tuple[Ref, R
     return old, Report({}, notes)
 
 
-def _read_assay(sample: Sample, spec: IngestSpec, image: Slide) -> _Assay:
+def _read_assay(store: Store, sample: Sample, spec: IngestSpec, image: Slide) -> _Assay:
     kinds = [k for k in ("st_spots", "visium", "anndata", "points") if getattr(sample, k) is not None]
     if len(kinds) > 1:
         raise UsageError(f"slide '{sample.slide}' has {' and '.join(kinds)}: give one source of spots")
@@ -283,12 +300,21 @@ def _read_assay(sample: Sample, spec: IngestSpec, image: Slide) -> _Assay:
         assay.spot_diameter_px = extras.spot_diameter_px
         assay.report = assay.report.merged(Report({}, extras.notes))
     elif sample.anndata is not None:
-        from histostore.io.adata import read_anndata
+        from histostore.io.adata import read_anndata, read_obs
+        from histostore.stages.anndata_labels import labels_of, own_names
 
         assay.points, assay.counts, taken = read_anndata(
             sample.anndata, whole_transcriptome=not spec.targeted, allow_normalised=spec.allow_normalised
         )
-        assay.report = assay.report.merged(taken)
+        obs = read_obs(sample.anndata)
+        there = store.manifest(sample.slide)
+        known = there.get("points", SPOTS) if not there.deleted else None
+        renamed = Report()
+        if known is None or read_points(store.group(known)).ids != assay.points.ids:  # as they came in before
+            assay.points, assay.counts, renamed = own_names(assay.points, assay.counts, obs, sample.slide)
+        assay.obs, found = labels_of(obs, assay.points.ids)
+        assay.along = tuple(assay.obs.columns) if assay.obs is not None else ()
+        assay.report = assay.report.merged(taken).merged(renamed).merged(found)
     elif sample.points is not None:
         assay.points = read_given_points(sample.points)
     elif isinstance(image, FolderSlide):
@@ -298,9 +324,14 @@ def _read_assay(sample: Sample, spec: IngestSpec, image: Slide) -> _Assay:
             raise UsageError(f"slide '{sample.slide}' has obs but no spots to join it to")
         with naming(sample.obs):
             table, joined = join_obs(assay.points, read_obs_table(sample.obs))
-        assay.obs = table if assay.obs is None else table.assign(**assay.obs)
+        table, left = without_known(table, assay.points, sample.slide, sample.meta)
+        assay.along = tuple(c for c in assay.along if c not in table.columns)
+        if assay.obs is not None and sample.anndata is not None:
+            assay.obs = assay.obs.assign(**table)  # what a file says that was named is what counts
+        else:
+            assay.obs = table if assay.obs is None else table.assign(**assay.obs)
         labels = {f"labels {what.replace('_', ' ')}": n for what, n in joined.counts.items()}
-        assay.report = assay.report.merged(Report(labels, joined.notes))
+        assay.report = assay.report.merged(Report(labels, joined.notes)).merged(left)
     return assay
 
 
@@ -334,54 +365,24 @@ def _about(path: Path | str, image: Slide) -> dict[str, Any]:
     }
 
 
-def _write_source(store: Store, slide: str, about: Mapping[str, Any], thumbnail: np.ndarray[Any, Any]) -> Ref:
-    spec = {"thumbnail_px": THUMBNAIL_PX}
-    with store.begin(slide, "source", "image", spec=spec, inputs={"sha256": about["sha256"]}) as writer:
-        if writer.sealed is None:
-            writer.put_array("thumbnail", np.ascontiguousarray(thumbnail), dims=("y", "x", "c"))
-        return writer.seal(rows=0, attrs=about)
-
-
-def write_meta(
-    store: Store, slide: str, fields: Mapping[str, str], *, mpp: float, origin: str, mag: float | None = None
-) -> Ref:
-    """Seal a version of a slide's metadata; the caller commits it. Fields as `check_fields` allows them."""
-    check_fields(slide, fields)
-    attrs = {"fields": {k: str(v) for k, v in fields.items()}, "mpp": mpp, "mpp_origin": origin}
-    if mag is not None:
-        attrs["given_as_mag"] = mag
-    with store.begin(slide, "meta", "meta", spec=attrs, inputs={}) as writer:
-        return writer.seal(rows=0, attrs=attrs)
-
-
-def check_fields(slide: str, fields: Mapping[str, str]) -> None:
-    """Refuse metadata whose name is taken by a column that every slide has.
-
-    Raises
-    ------
-    UsageError
-        Naming the field.
-    """
-    for name in fields:
-        if name in _RESERVED or not name.strip():
-            raise UsageError(f"slide '{slide}': metadata column '{name}' is one of histostore's own; rename it")
-
-
-_RESERVED = frozenset(
-    (
-        *("slide", "library_id", "barcode", "tile_id", "x", "y", "x_um", "y_um", "in_tissue", "array_row", "array_col"),
-        *("tissue", "status", "n_counts", "n_genes"),
-    )
-)
-
-
-def _write_assay(store: Store, sample: Sample, assay: _Assay) -> list[Ref]:
+def _write_assay(store: Store, sample: Sample, assay: _Assay) -> tuple[list[Ref], Report]:
     refs: list[Ref] = []
+    report = Report()
     if assay.points is not None:
-        points_ref = write_points(store, sample.slide, "spots", assay.points)
+        points_ref = write_points(store, sample.slide, SPOTS, assay.points)
         refs.append(points_ref)
         if assay.obs is not None:
-            refs.append(write_labels(store, sample.slide, "obs", assay.obs, points_ref))
+            labels = write_labels(store, sample.slide, LABELS, assay.obs, points_ref)
+            there = store.manifest(sample.slide)
+            old = there.get("labels", LABELS) if not there.deleted else None
+            if old is not None and same_but_hidden(store, old, labels):
+                labels = old
+            elif sample.obs is None and assay.along and old is not None and old.digest != labels.digest:
+                labels, report = (
+                    old,
+                    Report({}, (f"labels '{LABELS}' are there already: not changed by the file's obs",)),
+                )
+            refs.append(labels)
     if assay.counts is not None:
         refs.append(write_counts(store, sample.slide, "counts", assay.counts))
-    return refs
+    return refs, report

@@ -207,8 +207,10 @@ def begin_predicting(
 def _groups_of(cohort: View, fitted: FittedHead) -> dict[str, str]:
     """Return the digest of the groups that rows are of, for a head with random effects that they are all known to."""
     names = fitted.spec.groups or ()
+    if not names:
+        return {}
     obs = slide_obs(cohort) if fitted.spec.bag is not None else cohort.obs([n for n in names if n in cohort.columns()])
-    if not names or not all(name in obs for name in names):
+    if not all(name in obs for name in names):
         return {}
     return {"groups": content_digest(names, *([str(v) for v in obs[name]] for name in names))[:32]}
 

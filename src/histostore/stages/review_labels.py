@@ -14,6 +14,7 @@ from histostore.ids import check_slug
 from histostore.io.check import first_few
 from histostore.io.delimited import read_delimited
 from histostore.stages.fit import find_head
+from histostore.stages.label_columns import check_label_columns
 from histostore.stages.result import StageResult
 from histostore.tables import Report
 
@@ -103,7 +104,9 @@ def annotate_review(
     AlignmentError
         Too few rows are of tiles in the store, or one tile has two different labels.
     ConflictError
-        A tile was called otherwise before and `replace` is false, or the column belongs to other labels.
+        A tile was called otherwise before and `replace` is false, or the column or the name belongs to other labels.
+    UsageError
+        The column would hide metadata, polygons or the calls of a classifier.
     """
     check_slug(name, "labels name")
     table = read_delimited(path)
@@ -187,11 +190,15 @@ def _target(store: Store, points: Ref, name: str) -> _Target:
     group = _group_name(name, points.name)
     for ref in manifest.of_kind("labels"):
         attrs = store.group(ref).attrs
-        taken = name in (*attrs["numeric_columns"], *attrs["code_columns"]) and attrs["points"] == points.name
+        columns = [*attrs["numeric_columns"], *attrs["code_columns"]]
+        taken = name in columns and attrs["points"] == points.name
         if taken and ref.name != group:
             raise ConflictError(
                 f"slide '{points.owner}' has a column '{name}' in labels '{ref.name}'; give another --name"
             )
+        if ref.name == group and columns != [name]:
+            raise ConflictError(f"slide '{points.owner}': labels '{group}' are of no review; give another --name")
+    check_label_columns(store, manifest, group, [name], points=points.name)
     ids = read_points(store.group(points)).ids
     old = manifest.get("labels", group)
     values = read_labels(store.group(old))[name] if old is not None else np.full(len(ids), None, dtype=object)

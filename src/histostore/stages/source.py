@@ -44,7 +44,8 @@ def open_source(store: Store, manifest: Manifest, *, workers: int = 1) -> Slide:
     path = Path(attrs["uri"])
     if not path.exists():
         raise SlideError(
-            f"the image of slide '{manifest.owner}' is gone: {path}; put it back, or use tiles that were stored"
+            f"the image of slide '{manifest.owner}' is gone: {path}; put it back, ingest the slide again with --image "
+            "where it is now, or use tiles that were stored"
         )
     if _digest(str(path), source_bytes(path), source_changed_ns(path)) != attrs["sha256"]:
         raise _other_bytes(path, manifest.owner)

@@ -13,6 +13,7 @@ from histostore.stages.pixels import PixelJob, SlideTiles, decoder_version, pixe
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.source import open_source
 from histostore.stages.tile_plan import Planned, TileInputs, plan_slide, tile_inputs
+from histostore.store.lineage import all_left_behind
 from histostore.tables import Report
 from histostore.tiles.read import RESAMPLER
 
@@ -57,7 +58,8 @@ def tile(
     name
         Name of the tile set; by default ``spots``, ``grid@<mpp>`` or the points' name.
     replace
-        Let the name move to another spec; the old tile set stays addressable by digest.
+        Let the name move to another spec; the old tile set stays addressable by digest. Embeddings, predictions and
+        labels of the old tiles are not joined to the new ones; the result's notes name them.
     read_batch, read_threads
         Tiles per read, and threads that read and decode; memory and speed depend on them, values never do.
     embed_with
@@ -157,10 +159,22 @@ class Tiling:
         gone = [f"pixels/{self.name}"] if self.pixels.codec == "slide" and self.replace else []
         with watch.timed("commit"):
             commit = store.commit(slide, refs, replace=self.replace, remove=gone)
+        if self.replace:
+            report = report.merged(Report(notes=_left_behind(store, commit.manifest)))
         return StageResult(
             slide=slide, stage="tile", refs=tuple(refs), done=outcome(commit, resumed=resumed), rows=planned.rows,
             report=report, seconds=watch.seconds,
         )  # fmt: skip
+
+
+def _left_behind(store: Store, manifest: Manifest) -> tuple[str, ...]:
+    """Return a line about what is of other tiles and points than those of the slide now; none where all fits."""
+    found = all_left_behind(store, manifest)
+    if not found:
+        return ()
+    named = ", ".join(f"{one.ref.kind} '{one.ref.name}'" for one in found)
+    mends = ", then ".join(dict.fromkeys(one.command for one in found))
+    return (f"left behind, of other tiles or points than those there now, and joined to none: {named}; run {mends}",)
 
 
 def begin_tiling(

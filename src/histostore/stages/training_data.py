@@ -11,9 +11,11 @@ import pandas as pd
 
 from histostore.content.tables import content_digest
 from histostore.errors import DataError, NotFoundError, UsageError, near
+from histostore.genes import as_called
 from histostore.heads.labels import class_labels
 from histostore.heads.registry import head_class, names
 from histostore.heads.rows import STREAM_BYTES, RowSource
+from histostore.part import with_rows
 from histostore.tables import Report
 from histostore.view import refuse_none, view
 
@@ -69,10 +71,24 @@ class Training:
         # a name that is not there is told from all that are
         return self.obs[[c for c in needed if c in self.obs]] if named <= set(self.obs) else self.obs
 
+    def named(self, spec: HeadSpec) -> HeadSpec:
+        """Return the spec with the genes of its list as they are called here: ids become unique symbols.
+
+        Raises
+        ------
+        UsageError
+            A symbol is of several genes; their ids are named.
+        """
+        if self.genes is None or spec.panel is None or spec.panel.genes is None:
+            return spec
+        return replace(spec, panel=replace(spec.panel, genes=as_called(spec.panel.genes, self.genes)))
+
     def target_digest(self) -> str | None:
         """Return the identity of given numbers or labels; counts have their own groups."""
         if self.values is not None:
-            return content_digest(list(self.values.columns), self.values.astype(str).to_numpy().ravel().tolist())[:32]
+            texts = self.values.astype(str).to_numpy().ravel().tolist()
+            # pandas leaves missing values as they are
+            return content_digest(list(self.values.columns), [v if isinstance(v, str) else "nan" for v in texts])[:32]
         if self.labels is not None:
             return content_digest(["" if v is None else str(v) for v in self.labels])[:32]
         return None
@@ -167,9 +183,12 @@ def _read(rows: View, spec: HeadSpec, in_memory: int | None, *, counted: bool) -
 
 
 def _per_slide(rows: View, spec: HeadSpec, bag: BagSpec) -> Training:
-    X, tiles = pool(rows, bag, seed=spec.seed)
-    obs = slide_obs(rows).assign(n_tiles=tiles)
-    return _with_targets(Training(rows, X, obs, report=rows.report), spec)
+    kept = replace(rows, parts=tuple(with_rows(rows.parts)))
+    X, tiles = pool(kept, bag, seed=spec.seed)
+    obs = slide_obs(kept).assign(n_tiles=tiles)
+    without = len(rows.parts) - len(kept.parts)
+    report = rows.report.merged(Report({"slides without a row left": without})) if without else rows.report
+    return _with_targets(Training(kept, X, obs, report=report), spec)
 
 
 def slide_obs(rows: View) -> pd.DataFrame:
@@ -180,19 +199,19 @@ def slide_obs(rows: View) -> pd.DataFrame:
 
 def is_metadata(store: Store, name: str, slides: Sequence[str] | None = None) -> bool:
     """Say whether a column is metadata of slides: one value for all tiles."""
-    chosen = [store.slide(s) for s in (slides or store.slides())]
+    chosen = [store.slide(s) for s in (store.slides() if slides is None else slides)]
     return any(name in store.group(m.find("meta", "meta")).attrs["fields"] for m in chosen)
 
 
 def pool(rows: View, bag: BagSpec, *, seed: int) -> tuple[NDArray[np.float32], list[int]]:
-    """Return one row per slide and how many tiles each is made of.
+    """Return one row per slide that has rows, in the order of the view, and how many tiles each is made of.
 
     Unreadable tiles are not drawn. A tile is drawn by seed, slide and id alone, so neither the order of tiles nor other
     slides matter. ``tiles`` puts the drawn ones side by side, with NaN where a slide has fewer.
     """
     out, used = [], []
     at = 0
-    for part in rows.parts:
+    for part in with_rows(rows.parts):
         whole = np.arange(at, at + len(part), dtype=np.int64)
         at += len(part)
         ids = part.column("barcode").astype(str)

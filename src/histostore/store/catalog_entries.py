@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histostore.specs import canonical_json
+from histostore.store.lineage import rows_of
 from histostore.store.manifest import Manifest, Ref
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Header(NamedTuple):
     rows: int
     bytes: int
     files: int
+    rows_of: str | None
+    """Digest of the group that its rows are of; None where it does not tell."""
     text: str | None
     """JSON of its attributes; None where they are long: then the header itself is to be read."""
 
@@ -68,13 +71,13 @@ class _Headers(Mapping[str, Header]):
     lines: Mapping[str, str]
 
     def __getitem__(self, key: str) -> Header:
-        *_, rows, size, files, text = self.lines[key].split("\t", 6)
+        *_, rows, size, files, of, text = self.lines[key].split("\t", 7)
         if not rows:
             raise KeyError(key)
-        return Header(int(rows), int(size), int(files), text or None)
+        return Header(int(rows), int(size), int(files), of or None, text or None)
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, line in self.lines.items() if "\t\t\t" not in line)
+        return (key for key, line in self.lines.items() if "\t\t\t\t" not in line)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -87,14 +90,15 @@ class Known(NamedTuple):
     headers: Mapping[str, Header]
 
 
-_TABS = 7
+_TABS = 8
 
 
 def _line(ref: Ref, header: Mapping[str, Any] | None) -> str:
-    about = ["", "", "", ""]
+    about = ["", "", "", "", ""]
     if header is not None:
         sizes, text = [int(size) for size, _ in header["files"].values()], canonical_json(header["attrs"])
-        about = [f"{header['rows']:d}", f"{sum(sizes)}", f"{len(sizes)}", text if len(text) <= _ATTRS_BYTES else ""]
+        about = [f"{header['rows']:d}", f"{sum(sizes)}", f"{len(sizes)}", rows_of(header) or ""]
+        about.append(text if len(text) <= _ATTRS_BYTES else "")
     return "\t".join([ref.key, ref.digest, ref.attempt, ref.sha256, *about])
 
 

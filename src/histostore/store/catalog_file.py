@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the file; a file of any other one is made anew."""
 _APPLICATION = 0x48495354
 TABLES = ("owners", "contents")

@@ -11,6 +11,7 @@ from histostore.errors import HistostoreError, NotFoundError, near
 from histostore.progress import Progress, Silent
 from histostore.store.group_check import GroupCheck
 from histostore.store.groups import LOCK
+from histostore.store.lineage import all_left_behind
 from histostore.store.manifest import manifest_key
 from histostore.store.store import HEADER, open_files
 from histostore.store.survey import is_partial, owners_of, survey
@@ -38,7 +39,7 @@ class Problem:
     kind: str
     """What it is: ``manifest``, ``gap``, ``chain``, ``header``, ``format``, ``missing``, ``size``, ``sha256``,
     ``chunk``, ``rows``, ``values``, ``undeclared``, ``quarantined``, ``uncommitted``, ``abandoned``, ``running``,
-    ``partial``, ``leftover``, ``store``."""
+    ``partial``, ``leftover``, ``outdated``, ``store``."""
     owner: str
     """The slide, ``@heads`` or ``@indexes``; empty for the store itself."""
     path: str
@@ -217,6 +218,8 @@ class OwnerCheck:
             self.counts.update(counts)
             for f in findings:
                 self._add(f.severity, f.kind, check.ref.owner, f.path, f.text, check.ref, current=check.current)
+        for outdated in all_left_behind(self.store, found.newest) if found.newest is not None else ():
+            self._add("warning", "outdated", found.owner, outdated.ref.prefix, str(outdated), outdated.ref)
         named = found.named()
         for prefix, attempt in found.attempts.items():
             if prefix not in named:
