@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -147,3 +148,32 @@ def test_a_clinical_table_is_joined_by_the_column_that_is_named(
 def test_annotating_refuses_what_it_would_not_hear(ingested: Path, given: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         hs.pp.annotate(hs.open(ingested), **given)
+
+
+def test_clusters_of_a_cohort_come_back_as_labels_of_each_slide(
+    embedded: Path, copy_of: Callable[[Path], Path]
+) -> None:
+    store = hs.open(copy_of(embedded))
+    adata = store.view(backbone="testing").to_adata()
+    adata.obs["leiden"] = pd.Categorical([str(k % 3) for k in range(adata.n_obs)])
+    adata.obs["depth"] = np.arange(adata.n_obs) / 4
+    adata.obs.loc[adata.obs_names[0], "leiden"] = None
+    mixed = adata.obs[["leiden", "depth"]].sample(frac=1, random_state=0)
+    for slide in store.slides():
+        (done,) = hs.pp.annotate(store, slide, obs=mixed, name="clusters")
+        own = int((adata.obs["slide"] == slide).sum())
+        assert done.report.counts["rows of other slides"] == adata.n_obs - own
+        assert done.report.counts["matched"] == own
+    found = store.view(backbone="testing").obs(["leiden", "depth"]).loc[adata.obs_names]
+    assert found["depth"].tolist() == adata.obs["depth"].tolist()
+    assert pd.isna(found["leiden"].iloc[0])
+    assert found["leiden"].tolist()[1:] == adata.obs["leiden"].tolist()[1:]
+    with pytest.raises(UsageError, match="need a name"):
+        hs.pp.annotate(store, "A1", obs=mixed)
+    with pytest.raises(UsageError, match="got list"):
+        hs.pp.annotate(store, "A1", obs=[1, 2], name="x")
+
+
+def test_files_that_ingest_does_not_know_are_named(store: hs.Store, images: Path) -> None:
+    with pytest.raises(UsageError, match=r"no 'counts'.*st_counts"):
+        hs.pp.ingest(store, "A", image=images / "A.png", counts="c.tsv")

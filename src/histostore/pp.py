@@ -166,7 +166,7 @@ def annotate(
     *,
     table: str | Path | pd.DataFrame | None = None,
     geojson: str | Path | None = None,
-    obs: str | Path | None = None,
+    obs: str | Path | pd.DataFrame | None = None,
     review: str | Path | None = None,
     name: str | None = None,
     replace: bool = False,
@@ -184,6 +184,9 @@ def annotate(
     ----------
     table
         CSV or TSV, or a DataFrame that is indexed by slide or has a column that names it.
+    obs
+        CSV or TSV, or a DataFrame indexed by spot, like ``adata.obs[["leiden"]]``, with a `name`: of a cohort's rows
+        those of the slide are taken.
     fields
         Metadata of the slide. None, NaN and NA say nothing, as empty cells of a table do; an empty text erases.
     by

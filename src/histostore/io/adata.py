@@ -23,6 +23,7 @@ from histostore.io.check import (
     first_few,
     is_whole,
 )
+from histostore.io.obs import measured_or_text
 from histostore.io.visium import PITCH_UM, SPOT_UM
 from histostore.tables import Counts, Points, Report
 
@@ -128,14 +129,8 @@ def read_obs(path: str | Path) -> ObsTable:
     finally:
         if isinstance(root, h5py.File):
             root.close()
-    columns = {str(name): _measured_or_text(column) for name, column in obs.items()}
+    columns = {str(name): measured_or_text(column) for name, column in obs.items()}
     return ObsTable(pd.DataFrame(columns, index=obs.index.astype(str)), exported)
-
-
-def _measured_or_text(column: pd.Series[Any]) -> pd.Series[Any]:
-    if column.dtype.kind in "iuf":
-        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
-    return column.astype("string")
 
 
 def _open(path: Path) -> Any:

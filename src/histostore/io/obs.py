@@ -118,6 +118,52 @@ def as_table(frame: object, key: str | None = None) -> pd.DataFrame:
     return _keyed(pd.DataFrame(cells, dtype="str"), key, "the table")
 
 
+def as_obs_table(frame: object, slide: str) -> tuple[pd.DataFrame, Report]:
+    """Return labels of spots that are in memory, like ``adata.obs[["leiden"]]``, as `read_obs_table` returns a file.
+
+    Parameters
+    ----------
+    frame
+        Indexed by spot, or by ``<slide>:<spot>`` as a cohort is: rows of other slides are left out then.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Numbers as they are, all else as text; names of spots in the column ``id``.
+    Report
+        Counts ``rows of other slides``.
+
+    Raises
+    ------
+    DataError
+        It has no row, or two columns of one name.
+    UsageError
+        It is no DataFrame.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        msg = f"labels of spots are a CSV or TSV file, or a DataFrame; got {type(frame).__name__}"
+        raise UsageError(msg)
+    check_not_empty(frame.index, "rows", "the table")
+    twice = repeated([str(c) for c in frame.columns])
+    if twice:
+        msg = f"the table has {len(twice)} columns twice: {first_few(twice)}"
+        raise DataError(msg)
+    names, start = frame.index.astype(str), f"{slide}:"
+    own = np.array([name.startswith(start) for name in names])
+    chosen = frame[own] if own.any() else frame
+    ids = [name.removeprefix(start) for name in chosen.index.astype(str)]
+    columns = {str(c): measured_or_text(chosen[c]).reset_index(drop=True) for c in chosen if str(c) != "id"}
+    counts = {"rows of other slides": len(frame) - len(chosen)} if own.any() else {}
+    return pd.DataFrame({"id": ids, **columns}), Report(counts)
+
+
+def measured_or_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return numbers as float64, and all else (categories, truth values) as text."""
+    if column.dtype.kind in "iuf":
+        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
+    return column.astype("string")
+
+
 def _keyed(frame: pd.DataFrame, key: str | None, path: object) -> pd.DataFrame:
     if key is None:
         key = next((name for name in ("slide", "patient") if name in frame), None)

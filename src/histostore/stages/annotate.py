@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from histostore.content.regions import read_annotations, write_regions
 from histostore.content.tables import read_points, write_labels
-from histostore.errors import ConflictError, DataError
+from histostore.errors import ConflictError, DataError, UsageError
 from histostore.ids import check_slug
-from histostore.io.obs import as_table, join_obs, read_obs_table, read_table
+from histostore.io.obs import as_obs_table, as_table, join_obs, read_obs_table, read_table
 from histostore.stages.ingest import naming, regions_name
 from histostore.stages.label_columns import check_label_columns, check_seen, lost_columns, without_known
 from histostore.stages.metadata import as_texts, check_fields, write_meta
@@ -155,10 +155,12 @@ def annotate_regions(
 
 
 def annotate_obs(
-    store: Store, slide: str, path: str | Path, *, name: str | None = None, points: str = "spots", replace: bool = False
-) -> StageResult:
+    store: Store, slide: str, obs: str | Path | pd.DataFrame, *, name: str | None = None, points: str = "spots",
+    replace: bool = False,
+) -> StageResult:  # fmt: skip
     """Add a table of labels for the spots (or other points) of a slide as ``labels/<name>``.
 
+    The table is a CSV or TSV, or a DataFrame indexed by spot (``adata.obs[["leiden"]]``), which needs a `name`.
     Columns that say what the store knows (where a spot is, the slide's metadata) are left out, and the report names
     them.
 
@@ -169,18 +171,24 @@ def annotate_obs(
     ConflictError
         Other labels have a column of that name, or the labels are there and `replace` is false.
     """
-    path = Path(path)
-    name = check_slug(name or path.name.split(".")[0], "labels name")
+    path = Path(obs) if isinstance(obs, str | Path) else None
+    if path is None and name is None:
+        raise UsageError("labels from a DataFrame need a name, like name='leiden'")
+    name = check_slug(name or path.name.split(".")[0] if path is not None else str(name), "labels name")
     manifest = store.slide(slide)
     points_ref = manifest.find("points", points)
     the_points = read_points(store.group(points_ref))
-    with naming(path):
-        table, report = join_obs(the_points, read_obs_table(path))
+    with naming(path or "the table"):
+        given, others = (read_obs_table(path), Report()) if path is not None else as_obs_table(obs, slide)
+        table, report = join_obs(the_points, given, by=None if path is not None else "id")
+    report = others.merged(report)
     fields = store.header(manifest.find("meta", "meta"))["attrs"]["fields"]
     table, known = without_known(table, the_points, slide, fields)
     columns = [str(c) for c in table.columns]
     if not columns:
-        raise DataError(f"{path} has no column that the store does not know already; there is nothing to add")
+        raise DataError(
+            f"{path or 'the table'} has no column that the store does not know already; there is nothing to add"
+        )
     check_label_columns(store, manifest, name, columns, points=points)
     report = report.merged(known)
     if replace:
