@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -45,12 +46,18 @@ def build_adata(view: View, *, images: bool, counts: bool, lazy: bool = False) -
     adata.uns["spatial"] = {p.slide: _spatial(p, image=images) for p in view.parts}
     adata.uns["histostore"] = {
         "version": __version__,
-        "left_out": dict(view.report.counts),
+        "left_out": {**view.report.counts, **_left_behind(view)},
         "unmeasured_genes": unmeasured,
         "normalised": normalised,
         "slides": {p.slide: _provenance(p) for p in view.parts},
     }
     return adata
+
+
+def _left_behind(view: View) -> Counter[str]:
+    """Count the slides on which a column is missing since what it is read from is of other tiles or points."""
+    found = [(name, why) for p in view.parts for name, why in p.left_behind.items()]
+    return Counter(f"slides whose {why.ref.kind} of column '{name}' {why.what}" for name, why in found)
 
 
 def _normalised(view: View) -> bool:

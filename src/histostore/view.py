@@ -92,6 +92,9 @@ class View:
         return np.concatenate(whole) if whole else np.zeros(0)
 
     def _near(self, name: str) -> str:
+        for part in self.parts:
+            if name in part.left_behind:
+                return f": slide '{part.slide}': {part.left_behind[name]}"
         columns = self.columns()
         genes = {g for p in self.parts for g in p.gene_names.symbols}
         more = f" and {len(genes):,} genes" if genes else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import histostore as hs
-from histostore.errors import NotFoundError, SpecMismatchError
+from histostore.errors import ConflictError, NotFoundError, SpecMismatchError
 from histostore.stages.export_features import export_features
 from histostore.stages.predict import read_prediction
 from histostore.store.verify import verify
@@ -105,3 +105,27 @@ def test_features_of_other_tiles_are_not_exported(moved: hs.Store, tmp_path: Pat
     with pytest.raises(SpecMismatchError, match=f"^slide 'A1': {TILES_SAID}$"):
         export_features(moved, "A1", tmp_path, backbone="testing", format="trident")
     assert list(tmp_path.glob("*.h5")) == []
+
+
+def test_a_cohorts_view_says_which_slides_lack_the_column_and_why(moved: hs.Store) -> None:
+    rows = moved.view(tiles="spots", slides=["A1", "B1"])
+    left = rows.to_adata().uns["histostore"]["left_out"]
+    assert [n for what, n in left.items() if "'p_c'" in what] == [1]
+    with pytest.raises(NotFoundError, match=f"no column 'p_c'.*'A1': {CALLS_SAID}"):
+        moved.view(tiles="spots", slides=["A1"]).where("p_c > 0.5")
+
+
+def test_a_grid_does_not_take_the_place_of_the_spots(predicted: Path, copy_of: Callable[[Path], Path]) -> None:
+    store = hs.open(copy_of(predicted))
+    with pytest.raises(ConflictError, match="'spots' are points of its own"):
+        hs.pp.tile(store, "A1", hs.TileSpec.grid(px=96), name="spots", replace=True)
+    assert store.slide("A1").find("points", "spots") == hs.open(predicted).slide("A1").find("points", "spots")
+
+
+def test_pixels_of_other_tiles_are_not_embedded(predicted: Path, copy_of: Callable[[Path], Path]) -> None:
+    store = hs.open(copy_of(predicted))
+    before = store.slide("A1").find("pixels", "spots")
+    hs.pp.tile(store, "A1", OTHER, replace=True)
+    store.commit("A1", [before], replace=True)
+    with pytest.raises(SpecMismatchError, match="pixels 'spots' are of other tiles"):
+        hs.tl.embed(store, "testing", slides="A1", replace=True)

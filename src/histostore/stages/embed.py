@@ -22,6 +22,7 @@ from histostore.stages.source import open_source
 from histostore.stages.tile_plan import placed
 from histostore.store.arrays import ArraySpec
 from histostore.store.codecs import RAW
+from histostore.store.lineage import LeftBehind, rows_of
 from histostore.tables import Report
 
 if TYPE_CHECKING:
@@ -291,10 +292,18 @@ class Embedding:
 def begin_embedding(
     store: Store, slide: str, *, tiles: str | None, spec: EmbeddingSpec | None, batch: int | None
 ) -> Embedding:
-    """Return what embedding a tile set will need; `tiles` may be None where there is one."""
+    """Return what embedding a tile set will need; `tiles` may be None where there is one.
+
+    Raises
+    ------
+    SpecMismatchError
+        The pixels of that name are of other tiles.
+    """
     manifest = store.slide(slide)
     tiles_ref = manifest.find("tiles", tiles)
     pixels = manifest.get("pixels", tiles_ref.name)
+    if pixels is not None and rows_of(store.header(pixels)) not in (None, tiles_ref.digest):
+        raise SpecMismatchError(f"slide '{slide}': {LeftBehind(pixels)}")
     inputs = {"tiles": tiles_ref.digest, "pixels": pixels.digest if pixels is not None else "slide"}
     return Embedding(
         slide=slide, tiles=tiles_ref, pixels=pixels, inputs=inputs, spec=spec or EmbeddingSpec(), batch=batch

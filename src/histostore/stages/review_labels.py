@@ -16,6 +16,7 @@ from histostore.io.delimited import read_delimited
 from histostore.stages.fit import find_head
 from histostore.stages.label_columns import check_label_columns
 from histostore.stages.result import StageResult
+from histostore.store.lineage import rows_of
 from histostore.tables import Report
 
 if TYPE_CHECKING:
@@ -201,6 +202,11 @@ def _target(store: Store, points: Ref, name: str) -> _Target:
     check_label_columns(store, manifest, group, [name], points=points.name)
     ids = read_points(store.group(points)).ids
     old = manifest.get("labels", group)
+    if old is not None and rows_of(store.header(old)) not in (None, points.digest):
+        raise ConflictError(
+            f"slide '{points.owner}': labels '{group}' are of other {points.name} than those there now, and would be "
+            "lost; give another --name"
+        )
     values = read_labels(store.group(old))[name] if old is not None else np.full(len(ids), None, dtype=object)
     return _Target(points, ids, {point: row for row, point in enumerate(ids)}, old, values.astype(object))
 

@@ -185,10 +185,14 @@ def begin_tiling(
     Raises
     ------
     ConflictError
-        The name is taken by another spec.
+        The name is taken by another spec, or is that of points which a grid would replace by its own.
     """
     manifest = store.slide(slide)
     name, pixels = name or spec.default_name, pixels or PixelSpec()
+    points = manifest.get("points", name) if spec.at == "grid" else None
+    if points is not None and store.header(points)["attrs"]["assay"] != "grid":
+        raise ConflictError(f"slide '{slide}': '{name}' are points of its own, which a grid would replace by its own; "
+                            "give the grid another --name")  # fmt: skip
     inputs = tile_inputs(store, manifest, spec)
     found = store.committed(slide, "tiles", name, spec=spec.to_json(), inputs=inputs.to_json())
     if found is not None:
