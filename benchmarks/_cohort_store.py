@@ -103,13 +103,14 @@ def add_slide(store: Store, number: int, shape: Shape) -> None:
     refs.append(_write_once(store, slide, "points", shape, 0, lambda: _points(store, slide, shape)))
     geometry = np.column_stack([xy, xy - 112, rng.random(n)])
     idents = np.column_stack([rng.integers(0, 2**63, (n, 2)), np.arange(n)]).astype(np.uint64)
-    with store.begin(slide, "tiles", name, spec={"px": 224}, inputs={"n": number}) as writer:
+    made_of = {"points": refs[-1].digest, "n": number}
+    with store.begin(slide, "tiles", name, spec={"px": 224}, inputs=made_of) as writer:
         writer.put_array("geometry", geometry, dims=("tile", "column"), attrs={"columns": list(COLUMNS[0])})
         writer.put_array("ids", idents, dims=("tile", "column"), attrs={"columns": list(COLUMNS[1])})
         attrs = {"points": name, "level": 0, "read_px": 224, "out_px": 224, "downsample": 1.0, "edge0": 224.0,
                  "resample": "none", "mpp": 0.5, "left_out": {}, "notes": [], "mask_downsample": 1.0}  # fmt: skip
         refs.append(writer.seal(rows=n, attrs=attrs))
-    refs.append(_write_embeddings(store, number, shape, rng))
+    refs.append(_write_embeddings(store, number, refs[-1], shape, rng))
     if shape.genes:
         seed = number % DISTINCT_COUNTS
         refs.append(_write_once(store, slide, "expression", shape, seed, lambda: _counts(store, slide, shape, seed)))
@@ -122,14 +123,15 @@ def write_meta(store: Store, slide: str, fields: dict[str, str]) -> Ref:
         return writer.seal(rows=1, attrs={"fields": fields, "mpp": 0.5, "mpp_origin": "given"})
 
 
-def _write_embeddings(store: Store, number: int, shape: Shape, rng: np.random.Generator) -> Ref:
+def _write_embeddings(store: Store, number: int, tiles: Ref, shape: Shape, rng: np.random.Generator) -> Ref:
     n = shape.tiles
     values = rng.standard_normal((n, shape.dim), dtype=np.float32).astype(np.float16)
     spec = ArraySpec(
         shape=(n, shape.dim), dtype="float16", chunk_rows=256, shard_rows=2048, pipeline=RAW, fill_value="NaN"
     )
     full_name = f"{shape.points}/{BACKBONE}"
-    with store.begin(slide_name(number), "embeddings", full_name, spec={}, inputs={"n": number}) as writer:
+    made_of = {"tiles": tiles.digest, "n": number}
+    with store.begin(slide_name(number), "embeddings", full_name, spec={}, inputs=made_of) as writer:
         writer.create("embedding", spec)
         for shard in range(spec.n_shards):
             writer.write_rows("embedding", shard, values[slice(*spec.shard_range(shard))])
