@@ -48,7 +48,10 @@ def refuse_mixed(fields: Iterable[tuple[str, FieldOfView]]) -> None:
     SpecMismatchError
         Tiles of two slides differ in size, or in resolution by more than `MPP_TOLERANCE`.
     """
-    told = list(fields)
+    first: dict[FieldOfView, str] = {}
+    for slide, field in fields:
+        first.setdefault(field, slide)
+    told = [(slide, field) for field, slide in first.items()]
     sized = [(slide, field) for slide, field in told if field.px is not None]
     scaled = sorted(((s, f) for s, f in told if f.mpp is not None), key=lambda one: one[1].mpp or 0.0)
     pairs = [(sized[0], one) for one in sized[1:]]
