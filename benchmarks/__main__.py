@@ -39,6 +39,9 @@ SHORTER = {
 }
 """Options for the ones that take longest, all of them under 15 minutes; by itself each runs at its full size."""
 
+ENVIRONMENT = {"ridge": {"OPENBLAS_NUM_THREADS": "1"}}
+"""Of processor time that is compared: BLAS threads that wait for each other count as work."""
+
 ONE_STORE = ("heads", "real_sections", "retrieval")
 """Given one folder, in which the first of them makes the store of the real sections."""
 
@@ -71,7 +74,8 @@ def run(name: str, folder: str) -> tuple[str, int, float]:
     command = [sys.executable, "-m", f"benchmarks.{name}", *SHORTER.get(name, ())]
     command += [folder] if name in ONE_STORE else []
     begun, lines = time.monotonic(), []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | ENVIRONMENT.get(name, {})
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -116,7 +120,8 @@ def run_all(names: list[str], shared: str, head: list[str], written: dict[str, s
         text, code, seconds = run(name, shared)
         if code:
             missed.append(name)
-        shown = " ".join(["python -m", f"benchmarks.{name}", *SHORTER.get(name, ())])
+        given = [f"{key}={value}" for key, value in ENVIRONMENT.get(name, {}).items()]
+        shown = " ".join([*given, "python -m", f"benchmarks.{name}", *SHORTER.get(name, ())])
         verdict = "a gate was missed" if code else "no gate missed"
         lines = [f"## {name}", "", f"`{shown}`: {verdict}, {seconds:.0f} s", "", "```text", text.rstrip(), "```"]
         written[name] = "\n".join(lines)
