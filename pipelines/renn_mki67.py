@@ -44,7 +44,7 @@ from histostore.errors import DataError, HistostoreError, NotFoundError, UsageEr
 from histostore.heads.mixed.random_intercept import fit_random_intercept, nll
 from histostore.io.renn_table import best_epochs, read_renn_table, run_means
 from histostore.pl import sweep_boxes, sweep_curves, sweep_means
-from histostore.recipes import Recipe, Results, check_backbone, slide_metadata
+from histostore.recipes import Recipe, Results, check_backbone
 
 if TYPE_CHECKING:
     from histostore.recipes import RunReport
@@ -105,7 +105,7 @@ def check(store: hs.Store | None, settings: Settings) -> None:
         store = _given(store)
         _tiles(settings)
         check_backbone(store, settings.backbone)
-        obs = pd.DataFrame(slide_metadata(store).values())
+        obs = hs.get.slides(store)
     tpm, site = _values(obs, settings)
     _study_split(site[(tpm > 0) & (site != "")], settings.seed)
 

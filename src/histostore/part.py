@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from histostore.store.store import Store
     from histostore.tables import Counts, Points
 
-CALL, PROBABILITY = "call_", "p_"
+REGION, CALL, PROBABILITY = "region_", "call_", "p_"
 """Before a classifier's name: the class it calls, and the probability of the positive (of several: of that) class."""
 _ALWAYS = frozenset(("slide", "library_id", "x", "y", "x_um", "y_um", "barcode"))
 _POINT_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col")
@@ -186,7 +186,7 @@ class Part:
             names += _COUNT_COLUMNS
         for ref in self._labels:
             names += self._columns_of(ref)
-        names += [f"region_{r.name}" for r in self.manifest.of_kind("regions")]
+        names += [f"{REGION}{r.name}" for r in self.manifest.of_kind("regions")]
         for ref in self._called():
             names += self._columns_of(ref)
         return dict.fromkeys(names)
@@ -200,7 +200,7 @@ class Part:
         if self.tiles is None:
             return []
         refs = [r for r in self.manifest.of_kind("predictions") if r.name.rpartition("/")[0] == self.tiles.name]
-        return [r for r in refs if {"threshold", "per"} & set(self.attrs(r)) == {"threshold"}]
+        return [r for r in refs if are_calls(self.attrs(r))]
 
     @cached_property
     def _labels(self) -> list[Ref]:
@@ -219,9 +219,8 @@ class Part:
 
     def _columns_of(self, ref: Ref) -> list[str]:
         if ref.kind == "labels":
-            attrs = self.attrs(ref)
-            return [*attrs["numeric_columns"], *attrs["code_columns"]]
-        return [f"{prefix}{ref.name.rpartition('/')[2]}" for prefix in (CALL, PROBABILITY)]
+            return label_columns(self.attrs(ref))
+        return call_columns(ref.name)
 
     def measures(self, name: str) -> bool:
         """Whether a column is of labels that are numbers here: elsewhere it may be empty, or whole numbers."""
@@ -260,9 +259,9 @@ class Part:
         """Return a column that is one value on the whole slide, None for a missing one; ``...`` if rows may differ."""
         if name in ("slide", "library_id"):
             return self.slide
-        if name in _ROW_COLUMNS or name.startswith(("region_", CALL, PROBABILITY)):
+        if name in _ROW_COLUMNS or name.startswith((REGION, CALL, PROBABILITY)):
             return ...
-        if any(name in self.attrs(ref)[of] for ref in self._labels for of in ("numeric_columns", "code_columns")):
+        if any(name in label_columns(self.attrs(ref)) for ref in self._labels):
             return ...
         if name in self.meta["fields"]:
             return self.meta["fields"][name]
@@ -291,11 +290,10 @@ class Part:
             sums = matrix.sum(axis=1) if name == "n_counts" else np.diff(matrix.indptr)
             return np.append(np.asarray(sums, dtype=np.float64).ravel(), np.nan)[self.count_row]
         for ref in self._labels:
-            attrs = self.group(ref).attrs
-            if name in attrs["numeric_columns"] or name in attrs["code_columns"]:
+            if name in label_columns(self.group(ref).attrs):
                 return read_labels(self.group(ref))[name][self.point_row]
         for ref in self.manifest.of_kind("regions"):
-            if name == f"region_{ref.name}":
+            if name == f"{REGION}{ref.name}":
                 return self._region_labels(ref)
         for ref in self._called():
             head, group = ref.name.rpartition("/")[2], self.group(ref)
@@ -326,6 +324,22 @@ class Part:
 
 _LIGHT = frozenset((*(f.name for f in fields(Part)), "n_all", "meta"))
 """What a part that has forgotten its rows still knows."""
+
+
+def are_calls(attrs: Mapping[str, Any]) -> bool:
+    """Whether predictions are a classifier's, tile by tile: what columns are made of."""
+    return {"threshold", "per"} & set(attrs) == {"threshold"}
+
+
+def call_columns(name: str) -> list[str]:
+    """Return the columns that a classifier's predictions ``<tiles>/<head>`` are."""
+    head = name.rpartition("/")[2]
+    return [f"{prefix}{head}" for prefix in (CALL, PROBABILITY)]
+
+
+def label_columns(attrs: Mapping[str, Any]) -> list[str]:
+    """Return the columns that labels have, by the attributes of their group."""
+    return [*attrs["numeric_columns"], *attrs["code_columns"]]
 
 
 def with_rows(parts: Sequence[Part]) -> Sequence[Part]:

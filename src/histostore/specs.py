@@ -55,6 +55,10 @@ class SpecBase:
         # None is left out of JSON, also where it is no default
         missing = [name for name, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
         given = {name: None for name in missing if str(known[name].type).endswith("| None")} | dict(value)
+        for name, f in known.items():
+            made: Any = f.default_factory
+            if isinstance(made, type) and issubclass(made, SpecBase) and isinstance(given.get(name), dict):
+                given[name] = made.from_json(given[name])  # a spec within
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
     @property
@@ -152,15 +156,6 @@ class TileSpec(SpecBase):
         require(self.edge in ("pad", "drop"), f"edge is {self.edge!r}, not pad or drop")
         if self.points is not None:
             check_name(self.points, "points name")
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the spec that `to_json` wrote, the mask's included."""
-        plain = dict(value)
-        if isinstance(plain.get("mask"), dict):
-            plain["mask"] = MaskSpec.from_json(plain["mask"])
-        # a class with slots is made anew by its decorator: the bare super() would mean the one before
-        return super(TileSpec, cls).from_json(plain)
 
     @classmethod
     def at_spots(

@@ -221,8 +221,9 @@ class View:
         from histostore.adata import build_adata
 
         if counts is None:
-            lacks = [p.slide for p in with_rows(self.parts) if p.expression is None]
-            counts = len(lacks) < len(with_rows(self.parts))
+            asked = with_rows(self.parts)
+            lacks = [p.slide for p in asked if p.expression is None]
+            counts = len(lacks) < len(asked)
             if counts and lacks:
                 lacking = ", ".join(lacks)
                 raise DataError(f"slides {lacking} have no counts; choose slides, or pass counts=False")

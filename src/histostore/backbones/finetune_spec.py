@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Literal
 
 from histostore.specs import SpecBase, require
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +98,3 @@ class FinetuneSpec(SpecBase):
             require(math.isfinite(value) and value > 0, f"{name} is {value}: give a positive rate")
         require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: give 0 or more")
         require(self.seed >= 0, f"seed is {self.seed}: give 0 or more")
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the spec that `to_json` wrote."""
-        fields = dict(value)
-        if isinstance(fields.get("augment"), dict):
-            fields["augment"] = AugmentSpec.from_json(fields["augment"])
-        # zero-argument super() fails in a dataclass with slots
-        return super(FinetuneSpec, cls).from_json(fields)

@@ -98,10 +98,7 @@ def as_table(frame: object, key: str | None = None) -> pd.DataFrame:
     UsageError
         It is no DataFrame.
     """
-    if not isinstance(frame, pd.DataFrame):
-        msg = f"a table is a CSV or TSV file, or a DataFrame; got {type(frame).__name__}"
-        raise UsageError(msg)
-    check_not_empty(frame.index, "rows", "the table")
+    frame = _in_memory(frame, "a table is")
     if frame.index.nlevels > 1:
         frame = frame.reset_index()
     names = [str(c) for c in frame.columns]
@@ -110,10 +107,7 @@ def as_table(frame: object, key: str | None = None) -> pd.DataFrame:
         named = "slide"
     if named is not None and named not in names:
         frame = frame.set_axis(names, axis=1).rename_axis(named).reset_index()
-    twice = repeated([str(c) for c in frame.columns])
-    if twice:
-        msg = f"the table has {len(twice)} columns twice: {first_few(twice)}"
-        raise DataError(msg)
+    _refuse_twice(frame)
     cells = {str(c): ["" if gone else str(v) for v, gone in zip(frame[c], frame[c].isna(), strict=True)] for c in frame}
     return _keyed(pd.DataFrame(cells, dtype="str"), key, "the table")
 
@@ -140,14 +134,8 @@ def as_obs_table(frame: object, slide: str) -> tuple[pd.DataFrame, Report]:
     UsageError
         It is no DataFrame.
     """
-    if not isinstance(frame, pd.DataFrame):
-        msg = f"labels of spots are a CSV or TSV file, or a DataFrame; got {type(frame).__name__}"
-        raise UsageError(msg)
-    check_not_empty(frame.index, "rows", "the table")
-    twice = repeated([str(c) for c in frame.columns])
-    if twice:
-        msg = f"the table has {len(twice)} columns twice: {first_few(twice)}"
-        raise DataError(msg)
+    frame = _in_memory(frame, "labels of spots are")
+    _refuse_twice(frame)
     names, start = frame.index.astype(str), f"{slide}:"
     own = np.array([name.startswith(start) for name in names])
     chosen = frame[own] if own.any() else frame
@@ -155,6 +143,21 @@ def as_obs_table(frame: object, slide: str) -> tuple[pd.DataFrame, Report]:
     columns = {str(c): measured_or_text(chosen[c]).reset_index(drop=True) for c in chosen if str(c) != "id"}
     counts = {"rows of other slides": len(frame) - len(chosen)} if own.any() else {}
     return pd.DataFrame({"id": ids, **columns}), Report(counts)
+
+
+def _in_memory(frame: object, what: str) -> pd.DataFrame:
+    if not isinstance(frame, pd.DataFrame):
+        msg = f"{what} a CSV or TSV file, or a DataFrame; got {type(frame).__name__}"
+        raise UsageError(msg)
+    check_not_empty(frame.index, "rows", "the table")
+    return frame
+
+
+def _refuse_twice(frame: pd.DataFrame) -> None:
+    twice = repeated([str(c) for c in frame.columns])
+    if twice:
+        msg = f"the table has {len(twice)} columns twice: {first_few(twice)}"
+        raise DataError(msg)
 
 
 def measured_or_text(column: pd.Series[Any]) -> pd.Series[Any]:

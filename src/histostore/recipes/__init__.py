@@ -4,7 +4,7 @@ A pipeline is a Python module with ``RECIPE = Recipe(name=…, citation=…, set
 that uses the public API only. Its function is called ``run(store, settings, report)`` and returns `Results`.
 """
 
-from histostore.recipes.checks import check_backbone, check_fit, check_labels, slide_metadata
+from histostore.recipes.checks import check_backbone, check_fit, check_labels
 from histostore.recipes.folders import Run, compare, find_runs, list_runs, overview
 from histostore.recipes.perform import run, runs_beside
 from histostore.recipes.recipe import Recipe, Results, RunReport, load_recipe
@@ -26,6 +26,5 @@ __all__ = [
     "overview",
     "run",
     "runs_beside",
-    "slide_metadata",
     "sweep",
 ]

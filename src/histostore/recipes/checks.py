@@ -8,16 +8,13 @@ from histostore.backbones import preflight
 from histostore.errors import DataError, NotFoundError, UsageError, near
 from histostore.genes import GeneNames
 from histostore.head_specs import UNITS, PanelSpec, SplitSpec
-from histostore.part import CALL, PROBABILITY
+from histostore.part import CALL, PROBABILITY, REGION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from histostore.head_specs import LabelSpec
     from histostore.store.store import Store
-
-REGION = "region_"
-"""Before the name of polygons: the class of those that a row lies in."""
 
 
 def check_fit(store: Store, *, backbone: str, head: Any, genes: str, target: str, split: str) -> None:
@@ -67,14 +64,6 @@ def check_backbone(store: Store | None, backbone: str) -> None:
     """Refuse a backbone that `tl.embed` would refuse: neither one of the store's nor one whose weights can be had."""
     if store is None or store.manifest("@backbones").get("backbones", backbone) is None:
         preflight(backbone)
-
-
-def slide_metadata(store: Store) -> dict[str, dict[str, Any]]:
-    """Return the metadata of all slides, by slide: what `histostore.get.slides` has, of slides without tiles too."""
-    found = {}
-    for slide in store.slides():
-        found[slide] = {"slide": slide, **store.header(store.slide(slide).find("meta", "meta"))["attrs"]["fields"]}
-    return found
 
 
 def _check_genes(store: Store, panel: PanelSpec) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from histostore.content.tables import OWN_COLUMNS
+from histostore.part import CALL, PROBABILITY, REGION
 from histostore.tables import Report
 
 if TYPE_CHECKING:
@@ -63,5 +64,5 @@ def labels_of(obs: ObsTable, ids: Sequence[str]) -> tuple[pd.DataFrame | None, R
 
 
 def _is_derived(column: str, table: pd.DataFrame) -> bool:
-    call = f"call_{column.removeprefix('p_')}"
-    return column.startswith(("region_", "call_")) or (column.startswith("p_") and call in table)
+    call = f"{CALL}{column.removeprefix(PROBABILITY)}"
+    return column.startswith((REGION, CALL)) or (column.startswith(PROBABILITY) and call in table)

@@ -10,6 +10,7 @@ from histostore.content.tables import read_points, write_labels
 from histostore.errors import ConflictError, DataError, UsageError
 from histostore.ids import check_slug
 from histostore.io.obs import as_obs_table, as_table, join_obs, read_obs_table, read_table
+from histostore.part import REGION
 from histostore.stages.ingest import naming, regions_name
 from histostore.stages.label_columns import check_label_columns, check_seen, lost_columns, without_known
 from histostore.stages.metadata import as_texts, check_fields, write_meta
@@ -143,7 +144,7 @@ def annotate_regions(
     """
     path = Path(path)
     name = check_slug(name, "regions name") if name is not None else regions_name(path, slide)
-    check_seen(store, store.slide(slide), [f"region_{name}"], what=f"the polygons '{name}'")
+    check_seen(store, store.slide(slide), [f"{REGION}{name}"], what=f"the polygons '{name}'")
     annotations = read_annotations(path)
     ref = write_regions(store, slide, name, path, annotations)
     commit = store.commit(slide, [ref], replace=replace)
@@ -172,13 +173,16 @@ def annotate_obs(
         Other labels have a column of that name, or the labels are there and `replace` is false.
     """
     path = Path(obs) if isinstance(obs, str | Path) else None
-    if path is None and name is None:
+    if path is not None:
+        name = name or path.name.split(".")[0]
+    elif name is None:
         raise UsageError("labels from a DataFrame need a name, like name='leiden'")
-    name = check_slug(name or path.name.split(".")[0] if path is not None else str(name), "labels name")
+    check_slug(name, "labels name")
+    what = path or "the table"
     manifest = store.slide(slide)
     points_ref = manifest.find("points", points)
     the_points = read_points(store.group(points_ref))
-    with naming(path or "the table"):
+    with naming(what):
         given, others = (read_obs_table(path), Report()) if path is not None else as_obs_table(obs, slide)
         table, report = join_obs(the_points, given, by=None if path is not None else "id")
     report = others.merged(report)
@@ -186,9 +190,7 @@ def annotate_obs(
     table, known = without_known(table, the_points, slide, fields)
     columns = [str(c) for c in table.columns]
     if not columns:
-        raise DataError(
-            f"{path or 'the table'} has no column that the store does not know already; there is nothing to add"
-        )
+        raise DataError(f"{what} has no column that the store does not know already; there is nothing to add")
     check_label_columns(store, manifest, name, columns, points=points)
     report = report.merged(known)
     if replace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from histostore.part import CALL, PROBABILITY
+from histostore.part import CALL, PROBABILITY, REGION, label_columns
 from histostore.where import Where
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from histostore.store.manifest import Manifest, Ref
     from histostore.store.store import Store
 
-REGION = "region_"
 COLUMNS, FIELDS, META = "columns", "fields", "meta"
 """Of one slide: digests of groups, values of metadata fields, and the metadata group that these were read from."""
 
@@ -47,7 +46,7 @@ def columns_read(part: Part, names: tuple[str, ...]) -> dict[str, Any]:
 def _groups_with(part: Part, name: str) -> Iterator[Ref]:
     for ref in part.manifest.of_kind("labels"):
         attrs = part.attrs(ref)
-        if attrs["points"] == part.points.name and name in (*attrs["numeric_columns"], *attrs["code_columns"]):
+        if attrs["points"] == part.points.name and name in label_columns(attrs):
             yield ref
     found = part.manifest.get("regions", name.removeprefix(REGION)) if name.startswith(REGION) else None
     for before in (CALL, PROBABILITY):

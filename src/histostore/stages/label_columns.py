@@ -9,6 +9,7 @@ import numpy as np
 from histostore.content.tables import OWN_COLUMNS, check_label_names, read_labels
 from histostore.errors import ConflictError, UsageError
 from histostore.io.obs import PIXEL_TOLERANCE
+from histostore.part import REGION, are_calls, call_columns, label_columns
 from histostore.tables import Report
 
 if TYPE_CHECKING:
@@ -49,11 +50,10 @@ def taken_columns(store: Store, manifest: Manifest, *, points: str, but: str = "
         return {}
     found: dict[str, str] = {}
     for ref in manifest.of_kind("predictions"):
-        if {"threshold", "per"} & set(store.header(ref)["attrs"]) == {"threshold"}:
-            head = ref.name.rpartition("/")[2]
-            found |= {f"{prefix}{head}": f"classifier '{head}'" for prefix in ("call_", "p_")}
+        if are_calls(store.header(ref)["attrs"]):
+            found |= dict.fromkeys(call_columns(ref.name), f"classifier '{ref.name.rpartition('/')[2]}'")
     for ref in manifest.of_kind("regions"):
-        found[f"region_{ref.name}"] = f"polygons '{ref.name}'"
+        found[f"{REGION}{ref.name}"] = f"polygons '{ref.name}'"
     if (meta := manifest.get("meta", "meta")) is not None:
         found |= dict.fromkeys(store.header(meta)["attrs"]["fields"], METADATA)
     for ref in manifest.of_kind("labels"):
@@ -120,7 +120,7 @@ def settled(
     if there.deleted or there.get("meta", "meta") is None:
         taken |= dict.fromkeys(fields, METADATA)
     if regions is not None:
-        taken[f"region_{regions}"] = f"polygons '{regions}'"
+        taken[f"{REGION}{regions}"] = f"polygons '{regions}'"
     left = [c for c in along if c in taken and c in table]
     table = table.drop(columns=left)
     check_label_names(slide, map(str, table.columns))
@@ -159,7 +159,7 @@ def _columns_of(store: Store, manifest: Manifest, name: str, points: str | None 
     attrs = store.header(ref)["attrs"] if ref is not None else None
     if attrs is None or points not in (None, attrs["points"]):
         return []
-    return [*attrs["numeric_columns"], *attrs["code_columns"]]
+    return label_columns(attrs)
 
 
 def same_but_hidden(store: Store, old: Ref, new: Ref) -> bool:

@@ -13,6 +13,7 @@ from histostore.errors import AlignmentError, ConflictError, DataError, near
 from histostore.ids import check_slug
 from histostore.io.check import first_few
 from histostore.io.delimited import read_delimited
+from histostore.part import label_columns
 from histostore.stages.fit import find_head
 from histostore.stages.label_columns import check_label_columns
 from histostore.stages.result import StageResult
@@ -191,7 +192,7 @@ def _target(store: Store, points: Ref, name: str) -> _Target:
     group = _group_name(name, points.name)
     for ref in manifest.of_kind("labels"):
         attrs = store.group(ref).attrs
-        columns = [*attrs["numeric_columns"], *attrs["code_columns"]]
+        columns = label_columns(attrs)
         taken = name in columns and attrs["points"] == points.name
         if taken and ref.name != group:
             raise ConflictError(
