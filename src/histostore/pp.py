@@ -282,7 +282,7 @@ def gene_stats(view: View, **options: Any) -> pd.DataFrame:
 
 
 def highly_variable_genes(view: View, *, n_top: int = 2000, **options: Any) -> pd.DataFrame:
-    """Return scanpy's highly variable genes over all slides of a view, one pass, never all in memory.
+    """Return scanpy's highly variable genes over all slides of a view, never all in memory.
 
     Options (`flavor`, `batch_key`, `client`, `workers`) and columns as in
     `histostore.cohort.variable_genes.highly_variable_genes`.

@@ -87,11 +87,56 @@ def test_genes_that_a_panel_lacks_are_scored_where_they_are_measured(with_panel:
 
 def test_bad_requests_are_one_clear_error(many: hs.Store) -> None:
     view = many.view()
-    with pytest.raises(UsageError, match="seurat_v3"):
-        pp.highly_variable_genes(view, flavor="seurat_v3")
+    with pytest.raises(UsageError, match="flavor is 'pearson', not seurat, cell"):
+        pp.highly_variable_genes(view, flavor="pearson")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="n_top is 0"):
         pp.highly_variable_genes(view, n_top=0)
     with pytest.raises(NotFoundError, match=r"'patien'.*did you mean 'patient'"):
         pp.highly_variable_genes(view, batch_key="patien")
     with pytest.raises(DataError, match="cell_ranger bins genes"):
         pp.highly_variable_genes(many.view(genes=["G1"]), flavor="cell_ranger")
+    with pytest.raises(DataError, match="10 genes or more, and 1 vary over all rows"):
+        pp.highly_variable_genes(many.view(genes=["G1"]), flavor="seurat_v3")
+
+
+@pytest.mark.parametrize(("key", "close"), [(None, 1e-6), ("patient", 1e-6), ("slide", 5e-3)])
+def test_seurat_v3_is_scanpy_s(many: hs.Store, key: str | None, close: float) -> None:
+    # few rows, equal means: scanpy's differ in their last digits when it has batches, and its curve with them
+    view = many.view(slides=["S3", "S0", "S1", "S2", "S5"])
+    ours = pp.highly_variable_genes(view, n_top=TOP, flavor="seurat_v3", batch_key=key)
+    adata = view.to_adata(images=False)
+    adata.X = adata.X.astype(np.float64)
+    for column in ("slide", "patient"):
+        adata.obs[column] = adata.obs[column].astype(str).astype("category")
+    theirs = sc.pp.highly_variable_genes(adata, n_top_genes=TOP, flavor="seurat_v3", batch_key=key, inplace=False)
+    assert list(ours.index) == list(theirs.index)
+    for column in ("means", "variances", "variances_norm"):
+        np.testing.assert_allclose(ours[column], theirs[column], rtol=close, atol=1e-9, err_msg=column)
+    if key == "slide":
+        assert (ours["highly_variable"] & theirs["highly_variable"]).sum() >= TOP - 2
+        return
+    np.testing.assert_array_equal(ours["highly_variable_rank"], theirs["highly_variable_rank"])
+    np.testing.assert_array_equal(ours["highly_variable"], theirs["highly_variable"])
+    if key:
+        np.testing.assert_array_equal(ours["highly_variable_nbatches"], theirs["highly_variable_nbatches"])
+    assert ours["highly_variable"].sum() == TOP
+
+
+def test_seurat_v3_is_the_same_with_workers_and_leaves_out_what_a_panel_lacks(with_panel: hs.Store) -> None:
+    one, two = (
+        pp.highly_variable_genes(with_panel.view(), n_top=TOP, flavor="seurat_v3", batch_key="slide", workers=n)
+        for n in (1, 2)
+    )
+    assert one.equals(two)
+    alone = pp.highly_variable_genes(
+        with_panel.view(slides=["A", "C"]), n_top=TOP, flavor="seurat_v3", batch_key="slide"
+    )
+    lacking = sorted(set(alone.index) - set(with_panel.view(slides=["B"]).counts().symbols))
+    np.testing.assert_allclose(one.loc[lacking, "variances_norm"], alone.loc[lacking, "variances_norm"], rtol=1e-12)
+
+
+def test_seurat_v3_ranks_the_genes_of_the_view_alone(many: hs.Store) -> None:
+    genes = [f"G{i}" for i in range(60)]
+    found = pp.highly_variable_genes(many.view(genes=genes), n_top=5, flavor="seurat_v3")
+    assert sorted(found.index) == sorted(genes)
+    assert found["highly_variable"].sum() == 5

@@ -6,7 +6,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 
-from histostore.errors import DataError, MissingDependencyError, NotFoundError, UsageError
+from histostore.errors import DataError, NotFoundError, UsageError
 from histostore.head_specs import PanelSpec
 from histostore.heads.panels import choose_genes, empty_rows, library_size, targets
 
@@ -53,12 +53,19 @@ def test_hvg_are_scanpy_s(counts, flavor):
     assert {SYMBOLS[i] for i in chosen} == set(adata.var_names[adata.var["highly_variable"]])
 
 
-def test_seurat_v3_works_or_says_what_it_needs(counts):
-    panel = PanelSpec.parse("hvg:25:seurat_v3")
-    try:
-        assert len(choose_genes(panel, counts, SYMBOLS)) == 25
-    except MissingDependencyError as error:
-        assert "scikit-misc" in str(error)  # noqa: PT017
+def test_hvg_of_seurat_v3_are_scanpy_s(counts):
+    adata = AnnData(sp.csr_matrix(counts.astype(np.float64)))
+    theirs = sc.pp.highly_variable_genes(adata, n_top_genes=25, flavor="seurat_v3", inplace=False)
+    chosen = choose_genes(PanelSpec.parse("hvg:25:seurat_v3"), counts, SYMBOLS)
+    np.testing.assert_array_equal(np.sort(chosen), np.flatnonzero(theirs["highly_variable"]))
+
+
+def test_seurat_v3_of_too_few_genes_is_one_clear_error(counts):
+    panel = PanelSpec.parse("hvg:2:seurat_v3")
+    with pytest.raises(DataError, match="10 genes or more, and 3 vary over 150 training rows"):
+        choose_genes(panel, counts[:, :3], SYMBOLS[:3])
+    with pytest.raises(DataError, match="no curve fits means and variances"):
+        choose_genes(panel, np.repeat(counts[:, :1], 40, axis=1), SYMBOLS[:40])
 
 
 def test_all_keeps_the_genes_seen_in_more_than_a_share(counts):

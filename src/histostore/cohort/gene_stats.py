@@ -87,7 +87,7 @@ def gene_stats(
     spans = cut(view)
     whole, naming = Seen(), Naming(view.gene_join)
     of = frozenset(wanted.ids) if wanted is not None else None
-    for found in in_order(partial(_of_span, values=values, of=of), spans, client=client, workers=workers):
+    for found in in_order(partial(stats_of, values=values, of=of), spans, client=client, workers=workers):
         add(whole, found, naming)
     refuse_none(whole.moments.rows, view)
     moments, names = whole.moments, named(whole.moments, wanted)
@@ -129,7 +129,8 @@ def about(view: View, found: Seen, genes: int) -> dict[str, Any]:
     return {"rows": found.moments.rows, "left_out": left_out, "unmeasured_genes": lacking}
 
 
-def _of_span(span: Span, *, values: Values, of: frozenset[str] | None) -> Seen:
+def stats_of(span: Span, *, values: Values, of: frozenset[str] | None) -> Seen:
+    """Go over the rows of a span once; `of` are the genes of the result, None for all."""
     found = Seen()
     for _, rows in span.open():
         add_slide(found, found.moments, rows, values, of)

@@ -1,10 +1,10 @@
-"""Highly variable genes of a cohort, as scanpy finds them in an AnnData, in one pass over its slides."""
+"""Highly variable genes of a cohort, as scanpy finds them in an AnnData, in one pass over its slides (or two)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from histostore.cohort.dispersions import dispersions, top
 from histostore.cohort.gene_stats import Seen, about, add_left_out, add_slide, named, refuse_none, wanted_genes
 from histostore.cohort.moments import Moments
 from histostore.cohort.spans import cut, in_order
+from histostore.cohort.standardised import rank_variances
 from histostore.errors import NotFoundError, UsageError, near
 from histostore.genes import Naming
 
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from histostore.cohort.dispersions import Flavor
     from histostore.cohort.gene_stats import Values
     from histostore.cohort.spans import Span
+    from histostore.cohort.standardised import Ranked
     from histostore.genes import JoinedGenes
     from histostore.view import View
 
     type Floats = NDArray[np.float64]
 
-SEES: dict[str, Values] = {"seurat": "cp10k", "cell_ranger": "log1p-cp10k"}
+SEES: dict[str, Values] = {"seurat": "cp10k", "cell_ranger": "log1p-cp10k", "seurat_v3": "counts"}
 """What means and variances are taken of: scanpy takes seurat's log1p back before it begins."""
 
 _COLUMNS = ("means", "dispersions", "dispersions_norm")
@@ -126,7 +128,7 @@ class _Found:
 
 
 def highly_variable_genes(
-    view: View, *, n_top: int = 2000, flavor: Flavor = "seurat", batch_key: str | None = None,
+    view: View, *, n_top: int = 2000, flavor: Flavor | Literal["seurat_v3"] = "seurat", batch_key: str | None = None,
     client: Any = None, workers: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Return the highly variable genes of a cohort that need not fit into memory.
@@ -141,34 +143,43 @@ def highly_variable_genes(
     n_top
         How many genes; more where scores are equal at the end.
     flavor
-        ``seurat`` or ``cell_ranger``. (``seurat_v3`` clips each value by its gene's fit and needs a second pass.)
+        ``seurat`` or ``cell_ranger``; or ``seurat_v3``, of counts as they are, in two passes (needs scikit-misc).
     batch_key
         ``slide``, or a metadata column that has one value a slide, like ``patient``: genes are ranked within each
-        batch, and chosen by in how many they are among the first `n_top`, then by mean normalised dispersion.
+        batch, and chosen by in how many they are among the first `n_top`, then by mean normalised dispersion
+        (``seurat_v3``: by median rank, then by in how many).
 
     Returns
     -------
     pandas.DataFrame
         By symbol, as ``to_adata().var``: ``gene_ids``, ``means``, ``dispersions``, ``dispersions_norm``,
         ``highly_variable``; with batches ``highly_variable_nbatches`` and ``highly_variable_intersection``.
+        For ``seurat_v3`` ``means`` and ``variances`` of counts, ``variances_norm`` and ``highly_variable_rank`` instead
+        of dispersions, and no intersection.
         ``attrs["histostore"]`` has the rows, the rows left out, and genes unmeasured by slide.
 
     Raises
     ------
     DataError
-        No row has counts; a slide has values that are no counts; means too alike for the bins of ``cell_ranger``.
+        No row has counts; a slide has values that are no counts; means too alike for the bins of ``cell_ranger`` or
+        for the curve of ``seurat_v3``.
     AlignmentError
         Two slides name genes differently, as Ensembl ids and symbols.
     """
     if flavor not in SEES:
-        raise UsageError(f"flavor is '{flavor}', not {' or '.join(SEES)}; seurat_v3 is scanpy's, on to_adata()")
+        raise UsageError(f"flavor is '{flavor}', not {', '.join(SEES)}")
     if n_top < 1:
         raise UsageError(f"n_top is {n_top}: ask for 1 gene or more")
     joined = wanted_genes(view)
-    rule = _Rule(flavor, n_top, frozenset(joined.ids) if joined is not None else None)
-    seen, tally = _over_batches(view, batch_key, rule, client, workers)
+    wanted = frozenset(joined.ids) if joined is not None else None
+    keys = [_batch_of(view, part, batch_key) for part in view.parts] if batch_key is not None else None
+    if flavor == "seurat_v3":
+        ranked = rank_variances(view, keys, wanted, n_top, client=client, workers=workers)
+        return _by_rank(ranked, view, joined, n_top, batches=keys is not None)
+    rule = _Rule(flavor, n_top, wanted)
+    seen, tally = _over_batches(view, keys, rule, client, workers)
     refuse_none(seen.moments.rows, view)
-    if batch_key is None:
+    if keys is None:
         table, names = _one_batch(seen.moments, rule, joined)
     else:
         table, names = _many_batches(tally, rule, joined)
@@ -177,13 +188,12 @@ def highly_variable_genes(
 
 
 def _over_batches(
-    view: View, batch_key: str | None, rule: _Rule, client: Any, workers: int | None
+    view: View, keys: list[str] | None, rule: _Rule, client: Any, workers: int | None
 ) -> tuple[Seen, _Tally]:
-    if batch_key is None:
+    if keys is None:
         spans = cut(view)
         tasks = partial(_of_span, rule=rule, alone=True)
     else:
-        keys = [_batch_of(view, part, batch_key) for part in view.parts]
         # batches one after the other, in the order they are first met, so that few are open at a time
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         order = sorted(range(len(keys)), key=lambda i: first[keys[i]])
@@ -195,7 +205,7 @@ def _over_batches(
     going: dict[Any, Moments] = {}
     for number, found in enumerate(in_order(tasks, spans, client=client, workers=workers)):
         add_left_out(seen, found.seen, naming)
-        if batch_key is None:
+        if keys is None:
             seen.moments.merge(found.seen.moments)
             continue
         seen.moments.rows += found.seen.moments.rows
@@ -261,6 +271,25 @@ def _one_batch(moments: Moments, rule: _Rule, joined: JoinedGenes | None) -> tup
     columns = {name: scores[i, order] for i, name in enumerate(_COLUMNS)}
     table = {"gene_ids": list(names.ids), **columns, "highly_variable": variable[order]}
     return pd.DataFrame(table, index=pd.Index(names.symbols, dtype=object)), names
+
+
+def _by_rank(ranked: Ranked, view: View, joined: JoinedGenes | None, n_top: int, *, batches: bool) -> pd.DataFrame:
+    moments = ranked.moments
+    refuse_none(moments.rows, view)
+    names = named(moments, joined)
+    order = moments.extended(names.ids, names.symbols)
+    rank, found_in = (v[order] for v in ranked.ranks())
+    best = np.lexsort((-found_in, np.nan_to_num(rank, nan=np.inf)))[:n_top]
+    variable = np.zeros(len(order), dtype=bool)
+    variable[best] = True
+    table = {
+        "gene_ids": list(names.ids), "means": np.where(moments.n > 0, moments.mean, np.nan)[order],
+        "variances": moments.variance()[order], "variances_norm": ranked.mean()[order], "highly_variable_rank": rank,
+        "highly_variable": variable & ~np.isnan(rank),
+    } | ({"highly_variable_nbatches": found_in} if batches else {})  # fmt: skip
+    found = pd.DataFrame(table, index=pd.Index(names.symbols, dtype=object))
+    found.attrs["histostore"] = about(view, ranked.seen, len(names.ids)) | {"flavor": "seurat_v3"}
+    return found
 
 
 def _many_batches(tally: _Tally, rule: _Rule, joined: JoinedGenes | None) -> tuple[pd.DataFrame, JoinedGenes]:
