@@ -110,6 +110,19 @@ def test_labels_that_would_hide_a_classifier_are_refused(
     assert set(store.view(slides=[SLIDE]).column("p_value")) == {0.5}
 
 
+def test_calls_that_labels_would_hide_are_refused_before_anything_is_predicted(
+    embedded: Path, copy_of: Callable[[Path], Path], table: Callable[..., Path]
+) -> None:
+    store = hs.open(copy_of(embedded))
+    tumour = hs.LabelSpec(column="region_annotations", positive=("tumour",), negative=("region",))
+    hs.tl.fit(store, hs.heads.Logistic(1e-2), labels=tumour, split="leave-one-out:patient", save="c")
+    hs.pp.annotate(store, SLIDE, obs=table("mine", call_c="benign"))
+    before = store.manifest(SLIDE)
+    with pytest.raises(ConflictError, match="labels 'mine' have a column 'call_c', which would hide the calls of head"):
+        hs.tl.predict(store, "c", slides=[SLIDE])
+    assert store.manifest(SLIDE) == before
+
+
 def test_metadata_and_polygons_that_labels_would_hide_are_refused(
     store: hs.Store, table: Callable[..., Path], cohort: Cohort
 ) -> None:

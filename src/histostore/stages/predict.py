@@ -11,10 +11,12 @@ from histostore.content.calls import call_classes
 from histostore.content.tables import content_digest
 from histostore.errors import NotFoundError, SpecMismatchError, UsageError, near
 from histostore.field_of_view import FieldOfView
+from histostore.part import are_calls, call_columns
 from histostore.progress import Stopwatch
 from histostore.staged import write_text
 from histostore.stages.export import write_adata
 from histostore.stages.fit import load_head, stale
+from histostore.stages.label_columns import check_seen
 from histostore.stages.result import StageResult, outcome
 from histostore.stages.training_data import pool, slide_obs
 from histostore.stages.viewer_files import write_geojson, write_loupe_csv
@@ -155,6 +157,9 @@ def predict(store: Store, slide: str, head: str, *, tiles: str | None = None, re
 
     Raises
     ------
+    ConflictError
+        Labels of the slide have a column of the name that a classifier's calls would have, or predictions from other
+        embeddings are there and `replace` is false.
     SpecMismatchError
         The slide's embeddings are of another backbone than the head's (both digests are named), of tiles of another
         size or resolution than it was trained on, or of other tiles than those there now.
@@ -200,6 +205,8 @@ def begin_predicting(
     )  # fmt: skip
     found = store.committed(slide, "predictions", applying.name, spec={}, inputs=applying.inputs)
     if found is None:
+        if are_calls(attrs):
+            check_seen(store, part.manifest, call_columns(applying.name), what=f"the calls of head '{head}'")
         return applying
     return applying.result(store, found, head=group, done="already there", watch=Stopwatch())
 
