@@ -14,8 +14,8 @@ import numpy as np
 from histostore.blocks.slide_rows import SlideRows
 from histostore.cohort.gene_stats import refuse_normalised, wanted_genes
 from histostore.cohort.grams import STREAMED, UNMEASURED, WITHOUT, gene_targets
-from histostore.cohort.spans import one_blas_thread
 from histostore.errors import DataError, UsageError
+from histostore.heads.blas import one_blas_thread
 from histostore.heads.nmf import NMF, hals, start, sweep
 from histostore.tables import Report
 

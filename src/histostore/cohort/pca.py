@@ -10,8 +10,8 @@ from scipy import linalg
 
 from histostore.blocks.embedding_blocks import embedding_blocks, layout
 from histostore.cohort.grams import UNREADABLE, gram
-from histostore.cohort.spans import one_blas_thread
 from histostore.errors import DataError, SpecMismatchError, UsageError
+from histostore.heads.blas import one_blas_thread
 from histostore.heads.gram import BLOCK_ROWS
 from histostore.heads.rows import blocks
 from histostore.tables import Report

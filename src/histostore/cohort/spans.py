@@ -10,16 +10,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import TYPE_CHECKING, Any
-
-from threadpoolctl import threadpool_limits
 
 from histostore.blocks.address import Address
 from histostore.blocks.slide_rows import SlideRows
 from histostore.errors import UsageError
+from histostore.heads.blas import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -141,26 +138,3 @@ def _ahead(submit: Callable[[Span], Any], spans: Sequence[Span], most: int) -> I
 def _alone[R](task: Callable[[Span], R], span: Span) -> R:
     with one_blas_thread():
         return task(span)
-
-
-_counting = Lock()
-_users = 0
-_limit: Any = None
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Have matrix products of this process run on one thread each while anyone is in here."""
-    global _users, _limit
-    with _counting:
-        if not _users:
-            _limit = threadpool_limits(1, user_api="blas")
-        _users += 1
-    try:
-        yield
-    finally:
-        with _counting:
-            _users -= 1
-            if not _users:
-                _limit.restore_original_limits()
-                _limit = None

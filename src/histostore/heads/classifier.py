@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from histostore.errors import DataError, UsageError, near
+from histostore.heads.blas import threads_for
 from histostore.heads.calibration import CRITERIA, METHODS, Calibrator, Criterion, Method, best_threshold
 from histostore.heads.convergence import say_not_converged
 from histostore.heads.estimator import Estimator, check_pair, finite_rows
@@ -103,7 +104,8 @@ class Classifier(Estimator):
                 msg = f"groups has shape {groups.shape} for {len(X)} rows"
                 raise UsageError(msg)
             groups = groups[order]
-        self._learn(X[order], codes[order], groups)
+        with threads_for(X, len(self.classes_)):
+            self._learn(X[order], codes[order], groups)
         self.n_features_in_ = X.shape[1]
         return self
 
