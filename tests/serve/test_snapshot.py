@@ -16,7 +16,7 @@ from histostore.serve.limits import Limits
 from histostore.serve.snapshot import Watched
 from histostore.store import catalog, catalog_scan
 from histostore.store.groups import Group
-from histostore.store.store import open_store
+from histostore.store.store import create_store, open_store
 from histostore.view import view
 
 if TYPE_CHECKING:
@@ -143,3 +143,24 @@ def test_a_search_opens_no_slide_that_holds_none_of_its_rows(store: Store, monke
     hits = search(now, rows=now.rows(**ALL), vector=vector, k=3, where="slide == 'A1'", columns=["tile_id", "patient"])
     assert len(hits.table) == 3
     assert set(opened) == {"A1"}
+
+
+def test_a_store_that_is_no_longer_there_is_told_and_answers_again_when_it_is_back(
+    embedded: Path, copy_of: Callable[[Path], Path], serve: Callable[..., Any]
+) -> None:
+    place = copy_of(embedded)
+    query = {"slide": "A1", "box": [0, 0, 1e9, 1e9]}
+    with serve(place, limits=Limits(refresh_s=1e-6)) as client:
+        assert client.get("/v1/health").json()["slides"] == 2
+        place.rename(place.with_name("elsewhere"))
+        for reply in (client.get("/v1/health"), client.search(query=query)):
+            assert (reply.status, reply.json()["error"]["kind"]) == (503, "storage")
+        place.with_name("elsewhere").rename(place)
+        assert client.get("/v1/health").json()["slides"] == 2
+        assert client.search(query=query).status == 200
+
+
+def test_an_empty_store_is_no_missing_one(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    create_store(tmp_path / "S")
+    with serve(tmp_path / "S") as client:
+        assert client.get("/v1/health").json()["slides"] == 0

@@ -118,6 +118,20 @@ def test_the_first_error_behind_ends_it():
     assert len(done) <= 2
 
 
+def test_what_waits_behind_a_failing_piece_is_not_run():
+    both, done = threading.Event(), []
+
+    def fail():
+        both.wait(10)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), behind(Stopwatch()) as later:
+        later(fail)
+        later(lambda: done.append(1))
+        both.set()
+    assert done == []
+
+
 def test_the_watch_tells_what_was_busy_and_the_profile_what_binds():
     source, watch = Tiles(200), Stopwatch()
     slow = Shard(0, 200, [Pass(TestingBackbone(delay_s=0.02), 20)])

@@ -299,3 +299,43 @@ def test_a_folder_that_cannot_publish_safely_names_its_file_system(
     with pytest.raises(StorageError, match=r"this file system \(\w+\) offers neither hard links nor renameat2"):
         files.probe_publish()
     assert list(files.walk("")) == []
+
+
+def test_what_cannot_be_read_is_told_as_damage_or_as_a_refusal_and_never_looks_empty(
+    open_folder: Path, python: Callable[..., subprocess.Popen]
+) -> None:
+    files = LocalFiles(open_folder)
+    files.put("closed/folder/key", b"1")
+    files.put("closed-key", b"2")
+    (open_folder / "loop").symlink_to("loop")
+    (open_folder / "closed").chmod(0)
+    (open_folder / "closed-key").chmod(0)
+    script = """if True:
+        import os, sys
+        from histostore.errors import HistostoreError
+        from histostore.store.files import LocalFiles
+        if os.geteuid() == 0:
+            os.setgid(65534); os.setuid(65534)  # root may read anything
+        files = LocalFiles(sys.argv[1])
+        for call in (lambda: files.get("closed-key"), lambda: files.map("closed-key"),
+                     lambda: files.read_ranges("closed-key", [(0, 1)]),
+                     lambda: files.locked("closed-key"), lambda: files.size("closed/folder/key"),
+                     lambda: files.children("closed"), lambda: list(files.walk("")), lambda: list(files.walk("closed")),
+                     lambda: files.get("loop"), lambda: files.children("loop")):
+            try:
+                print("no error:", call())
+            except HistostoreError as error:
+                print(error.kind, error)
+        try:
+            files.get("closed-key/below")
+        except FileNotFoundError:
+            print("none")
+    """
+    out, err = python(script, open_folder).communicate(timeout=60)
+    (open_folder / "closed").chmod(0o755)
+    *told, last = out.splitlines()
+    assert last == "none", err
+    assert len(told) == 10
+    assert all(line.startswith(f"storage cannot read {open_folder}/closed") for line in told[:8]), out
+    assert all("permission denied" in line for line in told[:8])
+    assert all(line.startswith(f"corruption cannot read {open_folder}/loop") for line in told[8:])

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from histostore.errors import NotFoundError, UsageError
-from histostore.store.files import PARTIAL
+from histostore.errors import NotFoundError, StorageError, UsageError
+from histostore.store.files import PARTIAL, LocalFiles
 from histostore.store.gc import DAY, plan_gc, run_gc
-from histostore.store.manifest import manifest_key, numbers
+from histostore.store.manifest import GROUP, manifest_key, numbers
 from histostore.store.verify import verify
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
     from histostore.store.gc import GcPlan
@@ -295,3 +296,60 @@ def test_a_plan_is_summed_by_slide_kind_and_reason(
     }
     assert sum(size for _, size in found.values()) == plan.bytes
     assert sum(files for files, _ in found.values()) == plan.files
+
+
+def test_a_folder_of_manifests_that_cannot_be_listed_is_refused_and_never_taken_for_none(
+    golden: Store, python: Callable[..., subprocess.Popen]
+) -> None:
+    closed = golden.files.root / "manifests" / "G1"
+    script = """if True:
+        import os, sys
+        from pathlib import Path
+        from histostore.errors import StorageError
+        from histostore.store.gc import plan_gc
+        from histostore.store.store import open_store
+        from histostore.store.verify import verify
+        os.chdir(sys.argv[1])
+        store = open_store(".")
+        Path("manifests/G1").chmod(0)
+        if os.geteuid() == 0:
+            store.files.root = Path(".")  # the folders above are closed to others
+            os.setgid(65534); os.setuid(65534)  # root may list anything
+        for call in (lambda: verify(store).ok, lambda: plan_gc(store, grace_s=0).items):
+            try:
+                print("no error:", call())
+            except StorageError as error:
+                print(error)
+    """
+    try:
+        out, err = python(script, golden.files.root).communicate(timeout=60)
+    finally:
+        closed.chmod(0o755)
+    told = out.splitlines()
+    assert len(told) == 2, err
+    assert all(line.startswith("cannot read manifests/G1: permission denied") for line in told), out
+
+
+def test_a_header_that_was_withdrawn_is_put_back_where_it_cannot_be_found_out_whether_it_is_wanted(
+    golden: Store, seal_meta: Callable[..., Ref], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = seal_meta(golden, slide="G1", name="orphan", patient="Z")
+    age(golden)
+    plan = plan_gc(golden)
+    delete = LocalFiles.delete
+
+    def refuse(_files: LocalFiles, prefix: str) -> list[str]:
+        raise StorageError(f"cannot read {prefix}: no answer")
+
+    with monkeypatch.context() as medium:
+
+        def then_refuse(files: LocalFiles, key: str) -> None:
+            delete(files, key)
+            if key.endswith(GROUP):
+                medium.setattr(LocalFiles, "children", refuse)
+
+        medium.setattr(LocalFiles, "delete", then_refuse)
+        with pytest.raises(StorageError, match="no answer"):
+            run_gc(plan)
+    golden.commit("G1", [orphan])
+    assert verify(golden).ok

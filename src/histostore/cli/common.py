@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostore import inventory
 from histostore.cli.main import report
+from histostore.cli.streams import answer, tell
 from histostore.errors import ConflictError, HistostoreError, NotFoundError, StorageError, UsageError, near
 from histostore.schema.kinds import check_format
 from histostore.store.catalog import known_slides
@@ -112,13 +112,13 @@ def target(text: str | None, *, overwrite: bool = True) -> Path | None:
 
 def show(value: dict[str, Any], text: str, args: argparse.Namespace) -> None:
     """Print one result: its JSON (numbers that are not finite as null), or a line for people."""
-    print(json.dumps(_finite(value), allow_nan=False) if args.json else text, flush=True)
+    answer(json.dumps(_finite(value), allow_nan=False) if args.json else text)
 
 
 def say_left_out(note: str | None) -> None:
     """Tell people, beside the result, which slides it was made without."""
     if note is not None:
-        print(f"histostore: {note}", file=sys.stderr)
+        tell(f"histostore: {note}")
 
 
 def _finite(value: Any) -> Any:
@@ -143,7 +143,7 @@ def show_stage(result: StageResult, args: argparse.Namespace) -> None:
     show(result.to_json(), line, args)
     if not args.json:
         for note in result.report.notes:
-            print(f"  {note}")
+            answer(f"  {note}")
 
 
 class Failures:
@@ -185,7 +185,7 @@ class Failures:
             left = self._n - self._done - len(self._failed)
             others = [f"{k} {what}" for k, what in ((self._done, "done"), (left, untried)) if k]
             said = f"histostore: {len(self._failed)} of {self._n} slides failed: {', '.join(self._failed)}"
-            print("; ".join([said, *others]), file=sys.stderr)
+            tell("; ".join([said, *others]))
         return self._worst
 
 

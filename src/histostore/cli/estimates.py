@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from histostore.cli.common import Failures, chosen_slides, names, show
+from histostore.cli.streams import answer
 from histostore.errors import HistostoreError, UsageError
 from histostore.store.files import LocalFiles
 
@@ -88,7 +89,7 @@ def _each(store: Store, slides: Sequence[str], one: Callable[[str], list[Estimat
         found += mine
         if not args.json:
             for estimate in mine:
-                print(_line(estimate), flush=True)
+                answer(_line(estimate))
     total: dict[str, Any] = {
         "slides": len({e.slide for e in found}), "tiles": sum(e.tiles for e in found if not _is_done(e)),
         "bytes": _sum([e.bytes for e in found]), "seconds": _sum([e.seconds for e in found]), "free": _free(store),

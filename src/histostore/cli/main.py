@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
-import os
 import re
 import sys
 from typing import TYPE_CHECKING
 
 from histostore.cli.parser import build_parser
-from histostore.errors import HistostoreError, StorageError, UsageError
+from histostore.cli.streams import answer, prepare, tell
+from histostore.errors import HistostoreError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,29 +24,22 @@ EXIT_DATA = 3
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 2 (usage), 3 (data) or 130 (interrupted)."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    args = argparse.Namespace(json="--json" in argv)
+    prepare()
     try:
         args = build_parser().parse_args(argv)
-    except UsageError as error:
-        return report(error, argparse.Namespace(json="--json" in argv))
-    command = importlib.import_module(f"histostore.cli.{args.module}")
-    try:
+        command = importlib.import_module(f"histostore.cli.{args.module}")
         return int(getattr(command, args.function)(args) or 0)
     except HistostoreError as error:
         return report(error, args)
     except KeyboardInterrupt:
-        print("histostore: interrupted; finished shards are kept, run the same command to go on", file=sys.stderr)
+        tell("histostore: interrupted; finished shards are kept, run the same command to go on")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:  # a file outside the store: an output, a table, a picture
         place = f"{error.filename}: " if error.filename else ""
         return report(StorageError(f"{place}{error.strerror or error}"), args)
     except MemoryError as error:
-        print(
-            f"histostore: error: out of memory ({error}); use smaller --read-batch or fewer --read-threads",
-            file=sys.stderr,
-        )
+        tell(f"histostore: error: out of memory ({error}); use smaller --read-batch or fewer --read-threads")
         return EXIT_DATA
 
 
@@ -54,9 +48,11 @@ def report(error: HistostoreError, args: argparse.Namespace, *, where: str = "")
     notes = "; ".join(getattr(error, "__notes__", []))
     text = _in_flags(" ".join(f"{error} [{notes}]".split()) if notes else " ".join(str(error).split()), args)
     if args.json:
-        print(json.dumps({"error": {"kind": error.kind, "message": text, "exit_code": error.exit_code}}))
+        told = {"error": {"kind": error.kind, "message": text, "exit_code": error.exit_code}}
+        with contextlib.suppress(OSError):  # stdout may be what is full
+            answer(json.dumps(told))
     prefix = f"histostore: error: {where}: " if where else "histostore: error: "
-    print(prefix + text, file=sys.stderr)
+    tell(prefix + text)
     return error.exit_code
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from histostore.cli.streams import tell
+
 EVERY_TERMINAL_S = 0.2
 EVERY_LOG_S = 10.0
 
@@ -40,21 +42,16 @@ class Line:
         text = (
             f"{self._what}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.0f}/s, {_clock(left)} left ({parts})"
         )
-        print(
-            f"\r\x1b[K{text}" if self._terminal else text,
-            end="" if self._terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"\r\x1b[K{text}" if self._terminal else text, end="" if self._terminal else "\n")
 
     def say(self, text: str) -> None:
         """Report one line."""
-        print(f"\r\x1b[K{text}" if self._terminal else text, file=sys.stderr, flush=True)
+        tell(f"\r\x1b[K{text}" if self._terminal else text)
 
     def finish(self) -> None:
         """End what `start` began."""
         if self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            tell("\r\x1b[K", end="")
 
 
 def _clock(seconds: float) -> str:

@@ -8,13 +8,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from histostore.errors import StorageError
 from histostore.opening import check_alike
 from histostore.stages.search import only_backbone
 from histostore.store.catalog import look, worth_it
 from histostore.store.catalog_entries import Known
 from histostore.store.catalog_scan import states_of
 from histostore.store.manifest import Manifest, Ref, numbers, read_manifest
-from histostore.store.store import Store
+from histostore.store.store import HEADER, Store
 from histostore.view import view_of
 
 if TYPE_CHECKING:
@@ -103,11 +104,17 @@ class Watched:
         """Return a snapshot that is at most `refresh_s` old, or of this moment; the same one while nothing changes."""
         with self._lock:
             if self._now is None or now or time.monotonic() - self._looked >= self._refresh_s:
-                states = states_of(self._store.files)  # before what they are the states of is read
+                states = self._states_now()  # before what they are the states of is read
                 self._now = self._first(states) if self._now is None else self._next(self._now, states)
                 self._states = states
                 self._looked = time.monotonic()
             return self._now
+
+    def _states_now(self) -> Mapping[str, State]:
+        states, files = states_of(self._store.files), self._store.files
+        if not states and files.size(HEADER) is None:  # no folder of manifests: a store is empty, or not there
+            raise StorageError(f"{files.uri}: the store is no longer there (no {HEADER})")
+        return states
 
     def _first(self, states: Mapping[str, State]) -> Snapshot:
         store = self._store

@@ -79,7 +79,7 @@ def behind(watch: Stopwatch) -> Iterator[Callable[[Callable[[], None]], None]]:
             if len(running) > 1:
                 with watch.timed("waiting for writes"):
                     running.popleft().result()
-            running.append(pool.submit(work))
+            running.append(pool.submit(_after, running[-1] if running else None, work))
 
         try:
             yield later
@@ -88,3 +88,9 @@ def behind(watch: Stopwatch) -> Iterator[Callable[[Callable[[], None]], None]]:
         finally:
             for one in running:
                 one.cancel()
+
+
+def _after(before: Future[None] | None, work: Callable[[], None]) -> None:
+    """Do a piece of work, unless the one before it failed: that error is on its way to the caller."""
+    if before is None or before.exception() is None:
+        work()

@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histostore.errors import StorageError
+from histostore.errors import CorruptionError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,6 +122,9 @@ _ADVICE = {
     errno.EMFILE: "too many open files; raise `ulimit -n`",
 }
 
+_LOST = {errno.EIO, errno.ELOOP}
+"""The medium has not what was written; whoever asks, and however often."""
+
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
@@ -133,5 +136,26 @@ def told(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-        raise StorageError(f"cannot write {path}: {advice}") from error
+        raise StorageError(f"cannot write {path}: {_advice(error)}") from error
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn an OSError of reading into one of ours: damage where the bytes are lost, else what to do.
+
+    A file or folder that is not there, or is the other one, is a `FileNotFoundError`.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, error.filename) from error
+    except OSError as error:
+        if error.errno in _LOST:
+            raise CorruptionError(f"cannot read {path}: {error.strerror}; run `histostore verify`") from error
+        raise StorageError(f"cannot read {path}: {_advice(error)}") from error
+
+
+def _advice(error: OSError) -> str:
+    return _ADVICE.get(error.errno or 0, error.strerror or str(error))

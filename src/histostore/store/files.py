@@ -17,7 +17,17 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from histostore.errors import UsageError
-from histostore.store.disk import PARTIAL, Buffer, fsync_dir, make_folder, publish, told, try_link, write_beside
+from histostore.store.disk import (
+    PARTIAL,
+    Buffer,
+    fsync_dir,
+    make_folder,
+    publish,
+    readable,
+    told,
+    try_link,
+    write_beside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -182,46 +192,55 @@ class LocalFiles:
 
     def get(self, key: str) -> bytes:
         """Return a file's bytes."""
-        return self._path(key).read_bytes()
+        path = self._path(key)
+        with readable(path):
+            return path.read_bytes()
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         """Return the bytes at each (offset, length), in that order."""
-        fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return [os.pread(fd, length, start) for start, length in ranges]
-        finally:
-            os.close(fd)
+        path = self._path(key)
+        with readable(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return [os.pread(fd, length, start) for start, length in ranges]
+            finally:
+                os.close(fd)
 
     def map(self, key: str) -> memoryview:
         """Return the whole file, memory-mapped."""
-        with self._path(key).open("rb") as file:
+        path = self._path(key)
+        with readable(path), path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def size(self, key: str) -> int | None:
         """Return a file's size, None where there is no such file."""
+        path = self._path(key)
         try:
-            return self._path(key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
+            with readable(path):
+                return path.stat().st_size
+        except FileNotFoundError:
             return None
 
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below a folder, sorted."""
+        path = self._path(prefix)
         try:
-            with os.scandir(self._path(prefix)) as found:
+            with readable(path), os.scandir(path) as found:
                 return sorted(e.name + ("/" if e.is_dir() else "") for e in found if not e.name.startswith(PARTIAL))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
 
     def walk(self, prefix: str, *, recurse: bool = True) -> Iterator[tuple[str, int, float]]:
         """Yield (key, bytes, mtime) of every file below a folder."""
-        for folder, folders, names in (self._path(prefix) if prefix else self.root).walk():
+        for folder, folders, names in (self._path(prefix) if prefix else self.root).walk(on_error=_cannot_list):
             folders[:] = sorted(folders) if recurse else []
             for name in sorted(names):
                 path = folder / name
                 try:
-                    stat = path.lstat()
+                    with readable(path):
+                        stat = path.lstat()
                 except FileNotFoundError:
                     continue  # a writer beside us renamed it meanwhile
                 yield path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime
@@ -236,7 +255,7 @@ class LocalFiles:
         """Remove everything below a folder, and it; a folder into which another process just wrote stays."""
         path = self._path(prefix)
         with told(path):
-            for folder, _, names in path.walk(top_down=False):
+            for folder, _, names in path.walk(top_down=False, on_error=_cannot_list):
                 for name in names:
                     (folder / name).unlink(missing_ok=True)
                 try:
@@ -260,9 +279,11 @@ class LocalFiles:
 
     def locked(self, key: str) -> bool:
         """Whether someone holds a lock."""
+        path = self._path(key)
         try:
-            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+            with readable(path):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -317,6 +338,12 @@ class LocalFiles:
                 temporary.unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
         return how
+
+
+def _cannot_list(error: OSError) -> None:
+    """Say so, for a folder that is passed over looks like an empty one; one that went away meanwhile is none."""
+    with contextlib.suppress(FileNotFoundError), readable(Path(error.filename)):
+        raise error
 
 
 def check_key(key: str, where: str) -> None:

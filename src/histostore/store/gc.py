@@ -310,10 +310,13 @@ def _withdraw(files: Files, item: GcItem, oldest: float) -> bool:
     except FileNotFoundError:
         return True
     files.delete(key)
-    if _wanted(files, item, oldest):
-        files.put_new(key, header)
-        return False
-    return True
+    wanted = True  # also where that cannot be found out
+    try:
+        wanted = _wanted(files, item, oldest)
+    finally:
+        if wanted:
+            files.put_new(key, header)
+    return not wanted
 
 
 def _wanted(files: Files, item: GcItem, oldest: float) -> bool:

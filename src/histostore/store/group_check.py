@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from histostore.errors import HistostoreError
+from histostore.errors import CorruptionError, HistostoreError
 from histostore.protocols import TileStatus
 from histostore.schema.kinds import check_format, kind_of
 from histostore.specs import digest_of
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _BLOCK = 8 << 20
 """Bytes hashed at a time."""
+
+DAMAGE = (CorruptionError, ValueError)
+"""What reading damaged bytes raises. A `StorageError` is none: a medium that refuses says nothing of them."""
 
 _BY_ROW = {
     "points": ("ids", "xy", "in_tissue", "array_row", "array_col"),
@@ -99,7 +102,7 @@ class GroupCheck:
             return None
         try:
             header = read_header(self.files, self.ref)
-        except (HistostoreError, OSError, ValueError) as error:
+        except DAMAGE as error:
             self._say("error", "header", GROUP, str(error))
             return None
         try:
@@ -138,8 +141,8 @@ class GroupCheck:
         try:
             for start in range(0, size, _BLOCK):
                 sha.update(self.files.read_ranges(f"{self.ref.prefix}/{name}", [(start, min(_BLOCK, size - start))])[0])
-        except OSError as error:
-            self._say("error", "missing", name, f"the file cannot be read ({error.strerror or error})")
+        except (CorruptionError, FileNotFoundError) as error:
+            self._say("error", "missing", name, f"the file cannot be read ({error})")
             self._bad.add(name)
             return
         if sha.hexdigest() != sha256:
@@ -168,7 +171,7 @@ class GroupCheck:
             if json.loads(document).get("node_type") == "group":
                 return None
             spec = ArrayReader.open(self.files, f"{self.ref.prefix}/{TREE}/{name}", document=document).spec
-        except (HistostoreError, OSError, ValueError, AttributeError, RecursionError) as error:
+        except (*DAMAGE, FileNotFoundError, AttributeError, RecursionError) as error:
             self._say("error", "format", key, str(error))
             return None
         wanted = {f"{TREE}/{name}/{spec.key(s)}" for s in range(spec.n_shards)}
@@ -200,7 +203,7 @@ class GroupCheck:
         try:
             reader = ArrayReader.open(self.files, f"{self.ref.prefix}/{TREE}/status")
             return reader.read() if len(reader) == header["rows"] else None
-        except HistostoreError:
+        except DAMAGE:
             return None  # reported where the array itself is checked
 
     def _chunks(self, name: str, spec: ArraySpec) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -216,7 +219,7 @@ class GroupCheck:
                 last = min(stop, first + spec.chunk_rows)
                 try:
                     rows = reader.read(slice(first, last))
-                except (HistostoreError, OSError) as error:
+                except DAMAGE as error:
                     self._say("error", "chunk", key, f"rows {first}-{last - 1}: {error}")
                     continue
                 self.counts["chunks"] += 1

@@ -222,12 +222,8 @@ def open_files(files: Files, *, said: str = "") -> Store:
     said = said or files.uri
     try:
         data = files.get(HEADER)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except FileNotFoundError:
         raise NotFoundError(f"no store at {said} (no {HEADER}); make one with `histostore init {said}`") from None
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot read {said}/{HEADER}: {error.strerror or error}") from error
     header = checked_json(data, where=f"{said}/{HEADER}")
     try:
         name, uuid, written = str(header["name"]), str(header["uuid"]), str(header["format"])

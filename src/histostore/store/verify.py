@@ -96,6 +96,8 @@ def verify(
     ------
     NotFoundError
         A slide that was asked for is not there. Damage is reported, not raised.
+    StorageError
+        The medium refuses to be read (no permission, no answer), so that it is not known whether there is damage.
     """
     store = replace(store, files=store.files.fresh())  # the store itself, not what was kept of it
     progress = progress or Silent()
