@@ -34,7 +34,8 @@ class Genes:
     """Counts over a cohort."""
 
     matrix: sp.csr_array
-    """``(n, g)``; integers, or float32 with explicit NaN where a targeted panel did not measure a gene."""
+    """``(n, g)``; integers, or floats with explicit NaN where a targeted panel did not measure a gene: float64 where
+    other slides have integers, else float32."""
     ids: tuple[str, ...]
     symbols: tuple[str, ...]
     """Unique: a repeated symbol has its id appended."""

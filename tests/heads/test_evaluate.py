@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -222,3 +223,26 @@ def test_numbers_of_a_table_are_predicted_like_genes(data):
     assert out.folds[0].genes == ("x_um", "half")
     r = out.genes.query("method == @IMAGE").groupby("gene")["mse"].mean()
     assert r["x_um"] == pytest.approx(4 * r["half"], rel=1e-3)
+
+
+def test_inner_folds_of_a_stratified_split_keep_patients_whole(make_cohort):
+    made = make_cohort(per_patient=1)
+    # every patient is at both centres: folds by centre would have it on both sides
+    made["obs"]["centre"] = np.where(np.arange(len(made["obs"])) % 2, "A", "B")
+    found = cross_validate(spec(split=SplitSpec.parse("stratified-kfold:3:centre")), **made)
+    assert {f.chosen["inner"] for f in found.folds} == {"4 inner folds by patient"}
+
+
+def test_slides_that_are_rows_are_correlated_over_those_of_a_fold():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3)).astype(np.float32)
+    obs = pd.DataFrame({"slide": [f"s{i}" for i in range(40)], "patient": [f"p{i // 2}" for i in range(40)]})
+    values = pd.DataFrame({"age": 3 * X[:, 0] + rng.normal(size=40)})
+    asked = spec(panel=None, columns=("age",), split=SplitSpec.parse("group-kfold:4:patient"))
+    found = cross_validate(asked, X=X, obs=obs, values=values)
+    by_hand = [pearson(f.truth, f.predictions[IMAGE])[0] for f in found.folds]
+    assert found.score() == pytest.approx(np.mean(by_hand))
+    assert found.score() > 0.8
+    assert found.summary.loc[IMAGE, "pearson_undefined"] == 0
+    errors = [np.mean((f.truth - f.predictions[IMAGE]) ** 2) for f in found.folds]
+    assert found.score(metric="mse") == pytest.approx(np.mean(errors))

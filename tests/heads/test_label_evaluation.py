@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from histostore.errors import UsageError
 from histostore.head_specs import FeatureSpec, SplitSpec
+from histostore.heads.class_metrics import class_metrics
 from histostore.heads.classifier import Logistic
 from histostore.heads.label_evaluation import IMAGE, LIBRARY, POSITION, PRIOR, cross_validate_labels
+from histostore.heads.metrics import ALL
 from histostore.heads.mlp_classifier import MLPClassifier
 
 SPLIT = SplitSpec.parse("leave-one-out:patient")
@@ -121,3 +124,28 @@ def test_misuse_is_refused(data):
         cross_validate_labels(Logistic(), split=SplitSpec.parse("leave-one-out:slide"), **data)
     with pytest.raises(UsageError, match="library"):
         cross_validate_labels(Logistic(), split=SPLIT, **{**data, "library": np.full(360, -1.0)})
+
+
+def test_inner_folds_of_a_stratified_split_keep_patients_whole_and_hold_all_classes(make_cohort):
+    made = make_cohort(per_patient=1)
+    obs = made["obs"].assign(kind=np.where(made["X"][:, 0] > 0, "tumour", "stroma"))
+    split = SplitSpec.parse("stratified-kfold:3:kind")
+    found = cross_validate_labels(Logistic(), X=made["X"], labels=obs["kind"].to_numpy(), obs=obs, split=split)
+    assert {f.chosen["inner"] for f in found.folds} == {"4 inner folds by patient"}
+    assert found.score() > 0.9
+
+
+def test_slides_that_are_rows_are_ranked_beside_each_other():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    labels = np.where(X[:, 0] + 0.3 * rng.normal(size=60) > 0, "high", "low")
+    obs = pd.DataFrame({"slide": [f"s{i}" for i in range(60)], "patient": [f"p{i // 2}" for i in range(60)]})
+    found = cross_validate_labels(
+        Logistic(), X=X, labels=labels, obs=obs, split=SplitSpec.parse("group-kfold:3:patient")
+    )
+    assert set(found.slides["slide"]) == {ALL}
+    assert found.summary.loc[PRIOR, "auroc"] == 0.5
+    assert found.summary.loc[PRIOR, "auprc"] < 0.8
+    for name in ("auroc", "auprc", "f1", "balanced_accuracy", "calibration_error"):
+        by_hand = [class_metrics(f.truth, f.probabilities[IMAGE], f.guess[IMAGE])[name] for f in found.folds]
+        assert found.score(metric=name) == pytest.approx(np.mean(by_hand))

@@ -32,3 +32,10 @@ def test_it_is_scikit_learns_pipeline():
 def test_components_are_at_least_one():
     with pytest.raises(UsageError, match="give 1 or more"):
         PCARidge(0).fit(np.eye(3), np.arange(3))
+
+
+def test_of_constant_features_no_variance_is_kept_and_the_mean_is_predicted():
+    X, y = np.full((9, 3), 2.5), np.arange(9.0)
+    head = PCARidge(2).fit(X, y)
+    assert head.explained_ == 0
+    np.testing.assert_allclose(head.predict(X), 4.0)

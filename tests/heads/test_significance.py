@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from histostore.errors import UsageError
+from histostore.errors import DataError, UsageError
 from histostore.heads.significance import holm, paired_bootstrap, sign_test
 
 
@@ -62,3 +62,8 @@ def test_misuse_is_refused():
         paired_bootstrap(np.ones(2), np.zeros(2), np.arange(2), level=95)
     with pytest.raises(UsageError, match="patients, genes"):
         sign_test(np.zeros(3))
+
+
+def test_rows_of_no_patient_are_not_one_patient_more():
+    with pytest.raises(DataError, match="1 of 3 rows have no patient"):
+        paired_bootstrap(np.array([1.0, 2.0, 3.0]), np.zeros(3), np.array(["a", "b", None], dtype=object))

@@ -126,6 +126,10 @@ BAD = [
     ({"tiles_per_slide": 4}, "per='slide'"),
     ({"groups": "centr"}, "did you mean 'centre'"),
     ({"labels": hs.LabelSpec(column="slide", positive=("A2",))}, "there are A1, B1"),
+    ({"groups": "slide"}, "head 'mean' has no random effects: leave out groups"),
+    ({"labels": "slide", "groups": "slide"}, "classes have no random effects: leave out groups"),
+    ({"labels": "slide", "features": hs.FeatureSpec(position=True)}, "position is joined to predicted numbers"),
+    ({"target": "n_counts", "min_counts": 10}, "min_counts is 10 and no genes are predicted"),
 ]
 
 

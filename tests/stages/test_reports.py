@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import histostore as hs
 from histostore.heads.label_evaluation import IMAGE, LabelEvaluation, LabelFold
 from histostore.stages.head_sections import class_sections, histories, learning_section, prediction_section
-from histostore.stages.pictures import fit_report, fit_sections, spread_of_genes
+from histostore.stages.pictures import best_genes, fit_report, fit_sections, spread_of_genes
 from histostore.tables import Report
 
 SPLIT = "leave-one-out:patient"
@@ -39,6 +41,14 @@ def test_genes_are_shown_from_best_to_worst_with_a_heat_map_and_maps_in_bins(sto
     heat = next(f for s in sections for c, f in s.figures.items() if "spot under spot" in c)
     assert heat.axes[0].images[0].get_array().shape == (len(everywhere), len(result.data.obs))
     assert sum("bins of the measured values" in c for c in said) == 4
+
+
+def test_a_gene_without_a_score_is_not_the_worst(store):
+    evaluation = hs.tl.fit(store, hs.heads.Ridge(100.0), genes="top-mean:4", split=SPLIT).evaluation
+    best, *others = best_genes(evaluation, 4)
+    unscored = evaluation.genes["pearson"].mask(evaluation.genes["gene"] == best)
+    shown = spread_of_genes(replace(evaluation, genes=evaluation.genes.assign(pearson=unscored)))
+    assert list(shown.items()) == [(others[0], "best"), (others[1], "median"), (others[2], "worst")]
 
 
 def test_a_head_without_a_score_still_has_a_report(store, tmp_path):

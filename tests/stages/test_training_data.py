@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 
 import histostore as hs
 from histostore import pp
+from histostore.content.tables import read_counts, write_counts
 from histostore.errors import DataError, NotFoundError
 from histostore.head_specs import BagSpec, HeadSpec, SplitSpec
 from histostore.stages.training_data import training_data
@@ -155,3 +157,30 @@ def test_a_head_of_numbers_that_some_rows_lack_is_saved(embedded: Path, tmp_path
                      allow_same_patient=True, save="score")  # fmt: skip
     assert done.evaluation.report.counts["without score"] == lacking
     assert hs.get.head(store, "score")["stale"] == []
+
+
+def test_the_expression_of_hits_is_of_slides_with_counts(normalised: Path) -> None:
+    store = hs.open(normalised)
+    spot = store.view(slides=["A1"]).column("barcode")[0]
+    hits = hs.tl.search(store, slide="A1", spot=spot, k=100)
+    counted = (hits.table["slide"] == "A1").to_numpy()
+    assert 0 < counted.sum() < len(counted)
+    gene = store.view().counts().symbols[0]
+    assert hits.expression([gene]).loc[gene, "n"] == counted.sum()
+
+
+def test_slides_of_panels_that_differ_have_labels_to_learn_and_no_genes(embedded: Path, tmp_path: Path) -> None:
+    store = hs.open(shutil.copytree(embedded, tmp_path / "store"))
+    for slide, genes in (("A1", slice(0, 20)), ("B1", slice(5, 25))):
+        counts = read_counts(store.group(store.slide(slide).find("expression", "counts")))
+        panel = replace(
+            counts, matrix=counts.matrix[:, genes], gene_ids=counts.gene_ids[genes], symbols=counts.symbols[genes],
+            whole_transcriptome=False,
+        )  # fmt: skip
+        store.commit(slide, [write_counts(store, slide, "counts", panel)], replace=True)
+    asked: dict[str, Any] = {"backbone": "testing", "split": "leave-one-out:slide", "allow_same_patient": True}
+    with pytest.raises(DataError, match=r"2 slides are of targeted panels .*'A1' lacks 5, 'B1' lacks 5.*--slides"):
+        hs.tl.fit(store, "mean", genes="top-mean:2", **asked)
+    tumour = hs.LabelSpec(column="region_annotations", positive=("tumour",), negative=("region",))
+    found = hs.tl.fit(store, hs.heads.Logistic(1e-2), labels=tumour, **asked).evaluation
+    assert "no library sizes: no library size baseline" in found.report.notes

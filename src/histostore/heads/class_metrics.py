@@ -131,8 +131,9 @@ def class_metrics(
     Returns
     -------
     dict
-        With more than two classes ``auroc``, ``auprc`` and ``f1`` are means over the classes for which they are
-        defined, each against the rest, and the calibration error is that of the likeliest class.
+        With more than two classes ``auroc`` and ``auprc`` are means over the classes for which they are defined, each
+        against the rest, ``f1`` is the mean over the classes that are there, and the calibration error is that of the
+        likeliest class.
     """
     codes, probabilities = np.asarray(codes, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[0] != len(codes) or probabilities.shape[1] < 2 or not len(codes):

@@ -15,7 +15,7 @@ import pandas as pd
 
 from histostore.errors import DataError
 from histostore.heads.baselines import PositionKNN, TrainingMean
-from histostore.heads.metrics import METRICS, json_lines, mean_defined, per_gene
+from histostore.heads.metrics import METRICS, json_lines, mean_defined, per_gene, scored_together
 from histostore.heads.registry import head_class
 from histostore.heads.splits import describe, folds, leaks
 from histostore.heads.targets import targets_of
@@ -69,7 +69,8 @@ class Evaluation:
     """Which line of the table is the head that this spec asks for."""
     folds: tuple[FoldResult, ...]
     genes: pd.DataFrame
-    """One line per fold, slide, method and gene, with n and the metrics."""
+    """One line per fold, slide, method and gene, with n and the metrics; where rows are slides, those of a fold are
+    one line (`histostore.heads.metrics.ALL`)."""
     slides: pd.DataFrame
     """One line per fold, slide and method: means over genes where defined, and how many genes have no Pearson."""
     summary: pd.DataFrame
@@ -145,7 +146,8 @@ def cross_validate(
     positions = cohort.positions()
     sees = getattr(head_class(spec.head), "sees", "embeddings")
     results = tuple(_result(spec, cohort, one, positions, sees) for one in learned)
-    genes = pd.concat([_gene_table(result, cohort.slide) for result in results], ignore_index=True)
+    of = scored_together(cohort.slide)
+    genes = pd.concat([_gene_table(result, of) for result in results], ignore_index=True)
     slides = _slide_table(genes)
     return Evaluation(
         spec=spec,

@@ -15,6 +15,7 @@ from histostore.heads.estimator import as_table, under
 from histostore.heads.evaluate import average, chosen
 from histostore.heads.label_evaluation import train_labels
 from histostore.heads.registry import check_task, head_class, make
+from histostore.heads.splits import kept_whole
 from histostore.heads.targets import targets_of
 from histostore.heads.training import Cohort, Turn, effects_of, inputs, places, predict_head, readable_rows, train
 from histostore.tables import Report
@@ -169,7 +170,8 @@ def fit_final_labels(
 ) -> FittedHead:
     """Train a classifier on all rows that have a label; see `fit_final`."""
     head = classifier(spec, classes)
-    made = train_labels(head, X=X, labels=labels, obs=obs, by=spec.split.by, features=spec.features, seed=spec.seed)
+    by = kept_whole(spec.split, obs)
+    made = train_labels(head, X=X, labels=labels, obs=obs, by=by, features=spec.features, seed=spec.seed)
     return FittedHead(
         spec=spec,
         names=made.head.classes_,

@@ -6,7 +6,7 @@ every table. All lines are trained on the training rows of a fold and scored on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from histostore.heads.baselines import PositionKNN, TrainingMean
 from histostore.heads.class_metrics import CLASS_METRICS, class_metrics, confusion
 from histostore.heads.classifier import Logistic, as_labels, code_labels, missing_labels
 from histostore.heads.estimator import as_rows, finite_rows
-from histostore.heads.metrics import json_lines
-from histostore.heads.splits import describe, folds, inner_folds, leaks
+from histostore.heads.metrics import json_lines, scored_together
+from histostore.heads.splits import describe, folds, inner_folds, kept_whole, leaks
 from histostore.heads.training import places
 from histostore.tables import Report
 
@@ -67,7 +67,8 @@ class LabelEvaluation:
     split_text: str
     folds: tuple[LabelFold, ...]
     slides: pd.DataFrame
-    """One line per fold, slide and method: rows, rows of each class, and the metrics."""
+    """One line per fold, slide and method: rows, rows of each class, and the metrics; where rows are slides, those of a
+    fold are one line (`histostore.heads.metrics.ALL`)."""
     summary: pd.DataFrame
     """One line per method: mean over the slides of a fold where defined, then over folds."""
     confusion: NDArray[np.int64]
@@ -138,9 +139,11 @@ def cross_validate_labels(
     """
     cohort = _Cohort.of(head, X=X, labels=labels, obs=obs, by=split.by, features=features, library=library, seed=seed)
     used = cohort.obs.iloc[cohort.usable]
+    cohort = replace(cohort, inner_by=kept_whole(split, used))
     cut = folds(split, used)
     results = [_fold(head, cohort, f.name, cohort.usable[f.train], cohort.usable[f.test]) for f in cut]
-    slides = pd.concat([_slide_lines(r, cohort.slide, cohort.classes) for r in results], ignore_index=True)
+    of = scored_together(cohort.slide)
+    slides = pd.concat([_slide_lines(r, of, cohort.classes) for r in results], ignore_index=True)
     table = np.sum([confusion(r.truth, r.guess[IMAGE], len(cohort.classes)) for r in results], axis=0)
     return LabelEvaluation(
         classes=cohort.classes,

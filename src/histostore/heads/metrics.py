@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 METRICS = ("pearson", "spearman", "mse", "mae", "r2")
 
+ALL = "all"
+"""In the place of a slide where rows are slides: those of a fold are scored together."""
+
 
 def per_gene(truth: NDArray[Any], guess: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """Return each metric of `METRICS` as ``(t,)`` float64.
@@ -68,6 +71,15 @@ def mean_defined(values: NDArray[Any]) -> tuple[float, int]:
     values = np.asarray(values, dtype=np.float64)
     defined = values[~np.isnan(values)]
     return (float(defined.mean()) if defined.size else float("nan")), int(values.size - defined.size)
+
+
+def scored_together(slide: NDArray[Any]) -> NDArray[Any]:
+    """Return ``(n,)`` what each row of a cohort is scored with: its slide; where every slide is one row, `ALL`.
+
+    Slides are scored one by one since heads may tell slides apart and nothing within them. One row has no correlation
+    and no ranking.
+    """
+    return slide if len(np.unique(slide)) < len(slide) else np.full(len(slide), ALL)
 
 
 def _constant(values: NDArray[Any]) -> NDArray[np.bool_]:

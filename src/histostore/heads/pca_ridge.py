@@ -71,7 +71,8 @@ class PCARidge(Estimator):
         self.alpha_ = STRENGTH / (k * y.shape[1])
         weights = vectors @ ((vectors.T @ (xy / std[:, None])) / (np.maximum(values, 0.0) + self.alpha_)[:, None])
         self.coef_ = (weights / std[:, None]).T
-        self.explained_ = float(np.maximum(values, 0.0).sum() / np.trace(xx / np.outer(std, std)))
+        # of features that are all constant there is nothing to keep
+        self.explained_ = float(np.maximum(values, 0.0).sum() / (np.trace(xx / np.outer(std, std)) or 1.0))
         return self._learned(mx + sums.x_origin, my + sums.y_origin)
 
     def predict(self, X: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binom
 
 from histostore.errors import UsageError
+from histostore.heads.mixed.levels import as_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class Bootstrap:
     low: float
     high: float
     p: float
-    """Two-sided share of draws on the other side of zero; never below 1 in draws + 1."""
+    """Two-sided: twice the share of draws on the other side of zero, never below 2 / (draws + 1)."""
     patients: int
     draws: int
 
@@ -93,6 +94,8 @@ def paired_bootstrap(
     ------
     UsageError
         Fewer than two patients: the bootstrap could only ever draw the same one.
+    DataError
+        Rows whose patient is missing (None, NaN).
     """
     a, b, of = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64), np.asarray(patients)
     if not a.shape == b.shape == of.shape or a.ndim != 1:
@@ -101,8 +104,9 @@ def paired_bootstrap(
     if draws < 1 or not 0 < level < 1:
         msg = f"draws is {draws} and level {level}: give 1 or more draws and a level between 0 and 1"
         raise UsageError(msg)
+    text, row = as_text(of, "patient")
     both = np.isfinite(a) & np.isfinite(b)
-    names, which = np.unique(of[both].astype(str), return_inverse=True)
+    names, which = np.unique(text[row][both], return_inverse=True)
     if len(names) < 2:
         msg = f"{len(names)} patient with defined scores: drawing patients needs two, and says little below ten"
         raise UsageError(msg)

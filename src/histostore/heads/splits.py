@@ -96,7 +96,7 @@ def _stratified(split: SplitSpec, obs: pd.DataFrame) -> NDArray[np.int64]:
     what it holds.
     """
     n, stratum = split.n or 5, np.unique(level_column(obs, split.by), return_inverse=True)[1]
-    unit = level_column(obs, PATIENT if patients_known(obs) else SLIDE)
+    unit = level_column(obs, kept_whole(split, obs))
     units, of = np.unique(unit, return_inverse=True)
     if len(units) < n:
         msg = f"{n} folds from {len(units)} patients (slides where not known): give {len(units)} folds or fewer"
@@ -177,8 +177,7 @@ def describe(split: SplitSpec, obs: pd.DataFrame, made: list[Fold]) -> str:
     elif split.rule == "group-kfold":
         text = f"{len(made)} folds by {split.by} (seed {split.seed})"
     elif split.rule == "stratified-kfold":
-        unit = PATIENT if patients_known(obs) else SLIDE
-        text = f"{len(made)} folds of whole {unit}s, each with every {split.by} (seed {split.seed})"
+        text = f"{len(made)} folds of whole {kept_whole(split, obs)}s, each with every {split.by} (seed {split.seed})"
     else:
         left = np.mean([f.buffered for f in made])
         text = f"{len(made)} folds of squares of {split.block_um:g} µm (seed {split.seed})"
@@ -189,6 +188,16 @@ def describe(split: SplitSpec, obs: pd.DataFrame, made: list[Fold]) -> str:
     if shared:
         return f"{text}; same patient on both sides ({_few(shared)}): says nothing about new patients"
     return f"{text}; no patient on both sides"
+
+
+def kept_whole(split: SplitSpec, obs: pd.DataFrame) -> str:
+    """Return the column whose values the split never parts, which inner folds are to keep whole too.
+
+    That is `split.by`, but where folds shall hold its values alike: then patients are (slides, where not known).
+    """
+    if split.rule != "stratified-kfold":
+        return split.by
+    return PATIENT if patients_known(obs) else SLIDE
 
 
 def inner_folds(obs: pd.DataFrame, by: str, *, n: int = 10, seed: int = 0) -> tuple[NDArray[np.int64], str]:

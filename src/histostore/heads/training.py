@@ -13,11 +13,12 @@ import numpy as np
 
 from histostore.errors import UsageError
 from histostore.heads import features as feature_steps
+from histostore.heads.blas import threads_for
 from histostore.heads.estimator import as_table, finite_rows
 from histostore.heads.registry import make
 from histostore.heads.rows import RowSource, pick
 from histostore.heads.shared_sums import SharedSums
-from histostore.heads.splits import inner_folds, level_column
+from histostore.heads.splits import inner_folds, kept_whole, level_column
 from histostore.heads.targets import TargetRows
 from histostore.progress import Silent
 from histostore.tables import Report
@@ -173,17 +174,21 @@ def train(spec: HeadSpec, cohort: Cohort, turns: Sequence[Turn], progress: Progr
     report = progress or Silent()
     report.start(f"fit {spec.head}", len(spec.features) * len(turns), unit="fits")
     template = make(spec.head, spec.options, seed=spec.seed)
+    if spec.groups and not hasattr(template, "wants_groups"):
+        msg = f"head '{spec.head}' has no random effects: leave out groups ({', '.join(spec.groups)})"
+        raise UsageError(msg)
     sees = getattr(template, "sees", "embeddings")
     choices = spec.features if sees == "embeddings" else spec.features[:1]
     needs_inner = len(choices) > 1 or getattr(template, "tunes", True)
     learned = [_prepare(spec, cohort, turn, needs_inner) for turn in turns]
-    for features in choices:
-        X = inputs(sees, features, cohort.X, cohort.slide, cohort.xy_um)
-        shared = _shared(template, X, cohort, learned) if getattr(template, "from_sums", False) else None
-        for at, one in enumerate(learned):
-            sums = None if shared is None else shared.of_fold(at, one.columns)
-            _try(spec, cohort, one, features, X, choosing=len(choices) > 1, sums=sums)
-            report.advance(1)
+    with threads_for(cohort.X, max(len(one.columns) for one in learned)):
+        for features in choices:
+            X = inputs(sees, features, cohort.X, cohort.slide, cohort.xy_um)
+            shared = _shared(template, X, cohort, learned) if getattr(template, "from_sums", False) else None
+            for at, one in enumerate(learned):
+                sums = None if shared is None else shared.of_fold(at, one.columns)
+                _try(spec, cohort, one, features, X, choosing=len(choices) > 1, sums=sums)
+                report.advance(1)
     report.finish()
     return learned
 
@@ -236,7 +241,8 @@ def _prepare(spec: HeadSpec, cohort: Cohort, turn: Turn, needs_inner: bool) -> T
     columns = cohort.targets.choose(turn.train)
     inner, text = None, "nothing to choose"
     if needs_inner:
-        inner, text = inner_folds(cohort.obs.iloc[turn.train], spec.split.by, seed=spec.seed)
+        some = cohort.obs.iloc[turn.train]
+        inner, text = inner_folds(some, kept_whole(spec.split, some), seed=spec.seed)
     y: Table = TargetRows(cohort.targets, turn.train, columns)
     # beside embeddings that are streamed, targets are made block by block too
     return Trained(turn, columns, y if isinstance(cohort.X, RowSource) else y[:], inner, text)

@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 from histostore.backbones.tuned import seen_by
 from histostore.content.tables import content_digest
-from histostore.errors import ConflictError, NotFoundError, near
+from histostore.errors import ConflictError, NotFoundError, UsageError, near
 from histostore.heads.evaluate import cross_validate
 from histostore.heads.fitted import FittedHead, classifier, fit_final, fit_final_labels
 from histostore.heads.label_evaluation import cross_validate_labels
@@ -90,6 +90,7 @@ def fit(
         The split would put one patient on both sides and the spec does not permit it.
     """
     check_task(spec.head, spec.task)
+    _refuse_unused(spec)
     if save_as is not None:
         check_slug(save_as, "head name")
     data = training_data(
@@ -108,6 +109,16 @@ def fit(
         head = _train(spec, data, progress)
         ref = _save(store, save_as, head, evaluation, data, where, replace=replace)
     return FitResult(spec, evaluation, head, ref, save_as, dict(data.report.counts), data)
+
+
+def _refuse_unused(spec: HeadSpec) -> None:
+    """Refuse options that nothing would look at."""
+    if spec.min_counts and spec.task != "genes":
+        raise UsageError(f"min_counts is {spec.min_counts} and no genes are predicted: choose rows by where (n_counts)")
+    if spec.task == "labels" and spec.groups:
+        raise UsageError(f"classes have no random effects: leave out groups ({', '.join(spec.groups)})")
+    if spec.task == "labels" and any(f.position for f in spec.features):
+        raise UsageError("position is joined to predicted numbers, and classes are asked for: leave it out")
 
 
 def _seen_by_backbone(store: Store, data: Training) -> str | None:

@@ -83,9 +83,12 @@ class Hits:
     def expression(self, genes: Sequence[str]) -> pd.DataFrame:
         """Return what the hits express, as a prediction with spread: log1p counts per 10,000, mean, sd and n per gene.
 
-        A hit without counts is left out, and so n tells.
+        A hit without counts, or of a slide whose values were normalised before they came in, is left out, and so n
+        tells.
         """
         total = column_at(self.view, "n_counts", self.rows).astype(np.float64)
+        raw = np.repeat([not p.normalised for p in self.view.parts], [len(p) for p in self.view.parts])
+        total[~raw[self.rows]] = np.nan
         lines = {}
         for gene in genes:
             counts = column_at(self.view, gene, self.rows).astype(np.float64)

@@ -74,13 +74,17 @@ def best_genes(evaluation: Evaluation, n: int) -> list[str]:
 
     Those without a score (constant, or predicted as constants) come last.
     """
+    return [str(g) for g in _ranked(evaluation).index[:n]]
+
+
+def _ranked(evaluation: Evaluation) -> pd.Series[float]:
+    """Return the score of each of these genes, best first, NaN last."""
     own = evaluation.genes[evaluation.genes["method"] == evaluation.method]
     everywhere = set.intersection(*(set(f.genes) for f in evaluation.folds))
     if everywhere:
         own = own[own["gene"].isin(everywhere)]
     means = own.groupby("gene", sort=False)["pearson"].mean()
-    ranked = means.sort_values(ascending=False, kind="stable", na_position="last")
-    return [str(g) for g in ranked.index[:n]]
+    return means.sort_values(ascending=False, kind="stable", na_position="last")
 
 
 def out_of_fold(
@@ -150,8 +154,12 @@ def head_title(result: FitResult) -> str:
 
 
 def spread_of_genes(evaluation: Evaluation) -> dict[str, str]:
-    """Return the best, the median and the worst predicted target -> which it is; fewer where there are fewer."""
-    ranked = best_genes(evaluation, len(evaluation.genes))
+    """Return the best, the median and the worst predicted target -> which it is; fewer where there are fewer.
+
+    Of those that have a score, unless none has.
+    """
+    scores = _ranked(evaluation)
+    ranked = [str(g) for g in (scores.dropna() if scores.notna().any() else scores).index]
     names = {0: "best", (len(ranked) - 1) // 2: "median", len(ranked) - 1: "worst"}
     if len(ranked) < 3:
         names = {0: "best", len(ranked) - 1: "worst"} if len(ranked) == 2 else {0: "the only one"}

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostore._version import __version__
+from histostore.heads.evaluate import MEAN
 from histostore.heads.label_evaluation import LabelEvaluation
-from histostore.heads.metrics import json_lines, pearson
+from histostore.heads.metrics import json_lines, mean_defined, pearson
+from histostore.heads.rows import blocks
 from histostore.heads.significance import paired_bootstrap, sign_test
 from histostore.heads.splits import leaks, patients_known
 from histostore.staged import write_text
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from histostore.heads.evaluate import Evaluation
+    from histostore.heads.evaluate import Evaluation, FoldResult
+    from histostore.heads.rows import Table
     from histostore.stages.fit import FitResult
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "pandas")
@@ -33,7 +36,7 @@ def protocol(result: FitResult) -> dict[str, Any]:
 
     The significance is ST-Net's: per gene, in how many patients the correlation is above zero, with Holm's correction;
     and the head's mean squared error against the training mean's, drawn by patient. Where patients are not known, by
-    slide, and so it is said.
+    slide, and so it is said. Of rows that are held out in several folds the correlation is the mean over those.
     """
     evaluation, data = result.evaluation, result.data
     out: dict[str, Any] = {
@@ -58,7 +61,7 @@ def protocol(result: FitResult) -> dict[str, Any]:
     return out
 
 
-def leakage(evaluation: Evaluation | LabelEvaluation, obs: pd.DataFrame, X: NDArray[Any]) -> dict[str, Any]:
+def leakage(evaluation: Evaluation | LabelEvaluation, obs: pd.DataFrame, X: Table) -> dict[str, Any]:
     """Return, over all folds, what lies on both sides: patients, slides, and rows of one and the same embedding.
 
     Training rows are taken to be all that are not tested in the same fold, so a buffer between them is not counted.
@@ -83,36 +86,46 @@ def leakage(evaluation: Evaluation | LabelEvaluation, obs: pd.DataFrame, X: NDAr
 def significance(evaluation: Evaluation, obs: pd.DataFrame) -> dict[str, Any]:
     """Return the sign test per gene and the bootstrap against the training mean; see `protocol`."""
     unit = "patient" if patients_known(obs) else "slide"
-    of = obs[unit].astype(str).to_numpy(dtype=object)
-    genes = sorted(set.intersection(*(set(f.genes) for f in evaluation.folds)))
-    units = sorted({str(u) for f in evaluation.folds for u in of[f.rows]})
-    r = np.full((len(units), len(genes)), np.nan)
-    errors: dict[str, list[float]] = {"head": [], "mean": []}
-    errors_of: list[str] = []
-    for fold in evaluation.folds:
-        column = [fold.genes.index(g) for g in genes]
-        guess, mean = fold.predictions[evaluation.method], fold.predictions["training mean"]
-        for name in np.unique(of[fold.rows].astype(str)):
-            at = of[fold.rows] == name
-            truth = fold.truth[at][:, column]
-            if genes and at.sum() > 1:
-                r[units.index(str(name))] = pearson(truth, guess[at][:, column])
-            errors["head"].append(float(np.mean((guess[at] - fold.truth[at]) ** 2)))
-            errors["mean"].append(float(np.mean((mean[at] - fold.truth[at]) ** 2)))
-            errors_of.append(str(name))
+    folds, method = evaluation.folds, evaluation.method
+    of = obs[unit].astype(str).to_numpy(dtype=object).astype(str)
+    genes = sorted(set.intersection(*(set(f.genes) for f in folds)))
+    tested = of[np.concatenate([f.rows for f in folds])]
+    units = np.unique(tested)
     out: dict[str, Any] = {"by": unit, "units": len(units)}
     if genes:
-        test = sign_test(r)
+        test = sign_test(np.array([_correlations(evaluation, genes, of == one) for one in units]))
         out["genes"] = {
             gene: {"above zero": int(a), "of": int(n), "p": _number(p), "p_holm": _number(q)}
             for gene, a, n, p, q in zip(genes, test.positive, test.n, test.p, test.p_holm, strict=True)
         }
     if len(units) > 1:
-        boot = paired_bootstrap(np.array(errors["head"]), np.array(errors["mean"]), np.array(errors_of), draws=2000)
+        head, mean = (np.concatenate([_row_errors(f, m) for f in folds]) for m in (method, MEAN))
+        boot = paired_bootstrap(head, mean, tested, draws=2000)
         out["mse minus training mean's"] = {
             "difference": boot.difference, "low": boot.low, "high": boot.high, "p": boot.p,
         }  # fmt: skip
     return out
+
+
+def _correlations(evaluation: Evaluation, genes: list[str], mine: NDArray[np.bool_]) -> list[float]:
+    """Return each gene's correlation on one unit's rows: the mean over the folds that hold some of them out.
+
+    Pooled they would not do: each fold has a model of its own, and all of them a mean that the held-out rows pulled the
+    other way.
+    """
+    found = []
+    for fold in evaluation.folds:
+        at = mine[fold.rows]
+        if at.any():
+            columns = [fold.genes.index(g) for g in genes]
+            found.append(pearson(fold.truth[at][:, columns], fold.predictions[evaluation.method][at][:, columns]))
+    return [mean_defined(of_gene)[0] for of_gene in np.array(found).T]
+
+
+def _row_errors(fold: FoldResult, method: str) -> NDArray[np.float64]:
+    """Return the squared error of each test row, mean over the fold's targets."""
+    errors: NDArray[np.float64] = ((fold.predictions[method] - fold.truth) ** 2).mean(1, dtype=np.float64)
+    return errors
 
 
 def write_protocol(path: Path, result: FitResult) -> Path:
@@ -120,13 +133,13 @@ def write_protocol(path: Path, result: FitResult) -> Path:
     return write_text(path, [json.dumps(protocol(result), indent=1, allow_nan=False), "\n"], overwrite=True)
 
 
-def _row_codes(X: NDArray[Any]) -> NDArray[Any]:
-    """Return one number per row, equal where rows are: two random projections of the bytes, exact in integers."""
-    raw = np.ascontiguousarray(X).view(np.uint8).reshape(len(X), -1)
-    weights = np.random.default_rng(0).integers(1, 2**62, raw.shape[1], dtype=np.uint64)
+def _row_codes(X: Table) -> NDArray[Any]:
+    """Return one number per row, equal where rows are: a random projection of the bytes, exact in integers."""
+    weights = np.random.default_rng(0).integers(1, 2**62, X.shape[1] * X.dtype.itemsize, dtype=np.uint64)
     codes = np.zeros(len(X), np.uint64)
-    for begin in range(0, len(X), 4096):
-        codes[begin : begin + 4096] = (raw[begin : begin + 4096].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
+    for rows, block in blocks(X, 4096):
+        raw = np.ascontiguousarray(block).view(np.uint8).reshape(len(block), -1)
+        codes[rows] = (raw.astype(np.uint64) * weights).sum(1, dtype=np.uint64)
     return codes
 
 

@@ -130,7 +130,7 @@ def training_data(
             raise UsageError("genes are of spots and this head has one row per slide: give columns of a table instead")
         rows = rows.with_counts()
         _refuse_normalised(rows)
-        return _read(rows, spec, in_memory, counted=True)
+        return _refuse_unmeasured(_read(rows, spec, in_memory, counted=True))
     if spec.bag is not None:
         return _per_slide(rows, spec, spec.bag)
     return _with_targets(_per_tile(rows, spec, in_memory), spec)
@@ -145,6 +145,18 @@ def _refuse_normalised(rows: View) -> None:
             f"{len(bad)} of {len(rows.parts)} slides have normalised values where counts are needed ({some}): choose "
             "other slides (--slides), ingest their raw counts, or predict a numeric column instead (--target)"
         )
+
+
+def _refuse_unmeasured(data: Training) -> Training:
+    """Refuse genes of targeted panels that differ: what one lacks is no zero, and their library sizes are of others."""
+    if data.genes is not None and data.genes.unmeasured:
+        lacking = [f"'{slide}' lacks {n}" for slide, n in data.genes.unmeasured.items()]
+        some = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")
+        raise DataError(
+            f"{len(lacking)} slides are of targeted panels without all genes of the others ({some}): choose slides of "
+            "one panel (--slides)"
+        )
+    return data
 
 
 def _embeddings(rows: View, spec: HeadSpec, in_memory: int | None) -> Table:
@@ -167,7 +179,9 @@ def _embeddings(rows: View, spec: HeadSpec, in_memory: int | None) -> Table:
 def _per_tile(rows: View, spec: HeadSpec, in_memory: int | None) -> Training:
     # sums of normalised values are no library sizes
     counted = all(p.expression is not None and not p.normalised and bool((p.count_row >= 0).all()) for p in rows.parts)
-    return _read(rows, spec, in_memory, counted=counted)
+    data = _read(rows, spec, in_memory, counted=counted)
+    # nor are those over the genes of different panels
+    return replace(data, genes=None) if data.genes is not None and data.genes.unmeasured else data
 
 
 def _read(rows: View, spec: HeadSpec, in_memory: int | None, *, counted: bool) -> Training:

@@ -173,3 +173,21 @@ def test_labels_of_pandas_are_taken():
     with pytest.raises(DataError, match="have no groups"):
         fit_random_intercept(y, names.where(names != names[0]))
     assert fit_random_intercept(y, groups.astype(float)).levels.find(groups).min() == 0
+
+
+def test_groups_that_lie_ten_thousand_times_as_far_apart_as_their_rows_are_fitted():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), 10)
+    y = rng.normal(0, 1e4, 30)[groups] + rng.normal(size=300)
+    fit = fit_random_intercept(y, groups, method="reml")
+    # balanced groups: REML is the analysis of variance
+    table = y.reshape(30, 10)
+    within = table.var(axis=1, ddof=1).mean()
+    assert fit.s2_e == pytest.approx(within, rel=1e-4)
+    assert fit.s2_b == pytest.approx(table.mean(1).var(ddof=1) - within / 10, rel=1e-6)
+
+
+@pytest.mark.parametrize("y", [np.full(40, 0.1), np.zeros(40), np.linspace(0, 1, 40)])
+def test_targets_that_the_fixed_effects_give_exactly_have_no_variances(y):
+    with pytest.raises(DataError, match="nothing is left to estimate variances from"):
+        fit_random_intercept(y, np.repeat(np.arange(4), 10), np.linspace(3, 7, 40)[:, None])

@@ -22,6 +22,9 @@ METHODS = ("ml", "reml")
 RANK_TOLERANCE = 1e-9
 """A column that keeps less than this share of its length beside the columns before it adds nothing."""
 
+NOTHING = 1e-14
+"""Residuals of less than this share of y's length are rounding."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Design:
@@ -61,7 +64,11 @@ class Design:
             msg = f"column {at} of X is a combination of the columns before it (or of the intercept): leave it out"
             raise DataError(msg)
         first = q.T @ target
-        return cls(q, r, first, target - q @ first)
+        residual = target - q @ first
+        if np.linalg.norm(residual) <= NOTHING * np.linalg.norm(target):
+            msg = "y is constant, or a combination of the columns of X: nothing is left to estimate variances from"
+            raise DataError(msg)
+        return cls(q, r, first, residual)
 
     def coefficients(self, change: Floats) -> Floats:
         """Return ``(p,)`` coefficients of X from coefficients of `residual` on `q`."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from histostore.heads.mixed.design import Floats, Method
 
-LOG_RATIOS = np.arange(-16.0, 16.1, 2.0)
+LOG_RATIOS = np.arange(-16.0, 24.1, 2.0)
 """Where ln(s_b / s_e) is looked for first; the best valley is then searched to machine precision."""
 
 
