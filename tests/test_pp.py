@@ -177,3 +177,33 @@ def test_clusters_of_a_cohort_come_back_as_labels_of_each_slide(
 def test_files_that_ingest_does_not_know_are_named(store: hs.Store, images: Path) -> None:
     with pytest.raises(UsageError, match=r"no 'counts'.*st_counts"):
         hs.pp.ingest(store, "A", image=images / "A.png", counts="c.tsv")
+
+
+def test_what_ingest_would_not_hear_and_what_is_no_file_is_refused(
+    store: hs.Store, images: Path, cohort: Cohort
+) -> None:
+    image = images / "A.png"
+    for given, said in (
+        ({"visium": "outs"}, "slide 'A' needs its image, or an image_folder"),
+        ({"image": image, "image_folder": images}, "needs its image, or an image_folder"),
+        ({"image": image, "obs": pd.DataFrame({"a": [1]})}, "obs is a path, and no DataFrame"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            hs.pp.ingest(store, "A", mpp=0.5, **given)
+    with pytest.raises(UsageError, match="a sheet says what belongs to its slides: write mpp, meta there"):
+        hs.pp.ingest(store, sheet=cohort.sheet, mpp=2.0, meta={"site": "x"})
+    assert store.slides() == []
+    hs.pp.ingest(store, "A", image=image, mpp=0.5, meta={5: "five"})
+    assert hs.get.slides(store).loc["A", "5"] == "five"
+
+
+def test_annotating_with_nothing_and_names_that_are_no_text_are_refused(ingested: Path) -> None:
+    store = hs.open(ingested)
+    with pytest.raises(UsageError, match="nothing to add to slide 'A1'"):
+        hs.pp.annotate(store, "A1")
+    with pytest.raises(UsageError, match=r"invalid slide id \['A1', 'B1'\]"):
+        hs.pp.annotate(store, ["A1", "B1"], age=5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="geojson is a path, and no dict"):
+        hs.pp.annotate(store, "A1", geojson={"type": "FeatureCollection"})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="tile needs a TileSpec"):
+        hs.pp.tile(store, "A1", {"px": 64})  # type: ignore[arg-type]

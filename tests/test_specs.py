@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +97,23 @@ def test_near_names_are_looked_for_among_anything() -> None:
     assert near(1, [10, True, None]) == "; did you mean '10'?"
     assert near("tru", [True, 2.0]) == "; did you mean 'True'?"
     assert near(None, []) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (TileSpec.grid(um=112, min_tissue=1, overlap=0, mag=20), TileSpec.grid(um=112.0, min_tissue=1.0, mag=20.0)),
+        (TileSpec.at_spots(px=np.int64(64)), TileSpec.at_spots(px=64)),
+        (TileSpec.at_spots(px=64.0), TileSpec.at_spots(px=64)),  # type: ignore[arg-type]
+        (TileSpec.grid(px=64, mask=MaskSpec(mpp=4)), TileSpec.grid(px=64, mask=MaskSpec(mpp=4.0))),
+    ],
+)
+def test_specs_of_the_same_numbers_have_one_digest(one: SpecBase, other: SpecBase) -> None:
+    assert one == other
+    assert one.digest == other.digest
+
+
+@pytest.mark.parametrize(("px", "said"), [(64.5, "px is 64.5, no whole number"), ("64", "px is '64', no number")])
+def test_an_edge_that_is_no_whole_number_is_refused(px: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        TileSpec.grid(px=px)

@@ -295,3 +295,10 @@ def test_rows_are_not_cut_to_the_type_of_the_first_slide(embedded: Path, copy_of
     assert store.view(backbone="testing", slides=["B1", "A1"]).numpy().dtype == np.float32
     with pytest.raises(SpecMismatchError, match="float32 and those of slide 'A1' float16"):
         store.view(backbone="testing").numpy()
+
+
+def test_slides_of_a_view_are_asked_for_by_whole_names(rows: View) -> None:
+    assert rows.of_slides("A1").slides == ("A1",)
+    for wrong in ("A1 B1", ["A1", "A11"]):
+        with pytest.raises(NotFoundError, match="the view has no slide"):
+            rows.of_slides(wrong)

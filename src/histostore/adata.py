@@ -57,7 +57,9 @@ def build_adata(view: View, *, images: bool, counts: bool, lazy: bool = False) -
 def _left_behind(view: View) -> Counter[str]:
     """Count the slides on which a column is missing since what it is read from is of other tiles or points."""
     found = [(name, why) for p in view.parts for name, why in p.left_behind.items()]
-    return Counter(f"slides whose {why.ref.kind} of column '{name}' {why.what}" for name, why in found)
+    # these become keys of uns, and files have no slash in names
+    named = [(name.replace("/", "_"), why) for name, why in found]
+    return Counter(f"slides whose {why.ref.kind} of column '{name}' {why.what}" for name, why in named)
 
 
 def _normalised(view: View) -> bool:

@@ -28,7 +28,8 @@ def check_slug(name: str, what: str) -> str:
     UsageError
         Naming the rule and what was got.
     """
-    if not _SLUG.fullmatch(name) or name.lower() in RESERVED or ".." in name:
+    text = str(name)  # a list of names is none
+    if not _SLUG.fullmatch(text) or text.lower() in RESERVED or ".." in text:
         got = repr(name)
         got = got if len(got) <= 60 else f"{got[:57]}… ({len(name)} characters)"
         msg = f"invalid {what} {got}: use 1-80 of A-Z a-z 0-9 . _ + @ -, not starting with a dot"

@@ -66,19 +66,31 @@ def ingest(
     """
     if (sheet is None) == (slide is None):
         raise UsageError("give a slide with its image, or a sheet")
+    known = [field.name for field in fields(Sample) if field.name not in ("slide", "meta")]
+    for name in files.keys() - set(known):
+        raise UsageError(f"ingest knows no '{name}'{near(name, known)}; it takes {', '.join(known)}")
+    given = {k: v for k, v in files.items() if v is not None}
     if sheet is not None:
+        if unheard := [*given, *(["meta"] if meta else [])]:
+            raise UsageError(f"a sheet says what belongs to its slides: write {', '.join(unheard)} there")
         samples = read_sheet(sheet)
     else:
-        if files.get("image_folder") is not None:
-            files |= {"image": files["image_folder"], "image_folder": True}
-        known = [field.name for field in fields(Sample) if field.name not in ("slide", "meta")]
-        for name in files.keys() - set(known):
-            raise UsageError(f"ingest knows no '{name}'{near(name, known)}; it takes {', '.join(known)}")
-        given = {k: v for k, v in files.items() if v is not None}
-        paths: dict[str, Any] = {k: Path(v) if k in _FILES and not is_remote(v) else v for k, v in given.items()}
-        samples = [Sample(slide=str(slide), meta=meta or {}, **paths)]
+        samples = [_sample(str(slide), given, meta or {})]
     twins = Twins(store)
     return [_ingest(store, sample, spec, twins=twins, progress=progress) for sample in samples]
+
+
+def _sample(slide: str, given: dict[str, Any], meta: Mapping[str, Any]) -> Sample:
+    """Return a slide and its files as they were given by name."""
+    if ("image" in given) == ("image_folder" in given):
+        raise UsageError(f"slide '{slide}' needs its image, or an image_folder")
+    if "image_folder" in given:
+        given = given | {"image": given["image_folder"], "image_folder": True}
+    for name in given.keys() & set(_FILES):
+        if not isinstance(given[name], str | Path):
+            raise UsageError(f"{name} is a path, and no {type(given[name]).__name__}; write it to a file first")
+    paths: dict[str, Any] = {k: Path(v) if k in _FILES and not is_remote(v) else v for k, v in given.items()}
+    return Sample(slide=slide, meta={str(k): v for k, v in meta.items()}, **paths)
 
 
 def import_features(
@@ -208,6 +220,9 @@ def annotate(
         {"table": table, "review": review, "slide": slide, "geojson": geojson, "obs": obs, **fields},
         options={"by": (by, "table"), "classes": (classes or None, "review"), "min_match": (min_match, "review")},
     )
+    for what, given in (("geojson", geojson), ("review", review)):
+        if not isinstance(given, str | Path | None):
+            raise UsageError(f"{what} is a path, and no {type(given).__name__}; write it to a file first")
     if table is not None:
         return _annotate.annotate_table(store, table, by=by)
     if review is not None:
@@ -219,6 +234,8 @@ def annotate(
         )  # fmt: skip
     if slide is None:
         raise UsageError("say which slide; only tables name their slides themselves")
+    if geojson is None and obs is None and not fields:
+        raise UsageError(f"nothing to add to slide '{slide}': give a table, geojson, obs, review or fields")
     done = []
     if geojson is not None:
         done.append(_annotate.annotate_regions(store, slide, geojson, name=name, replace=replace))
@@ -260,7 +277,7 @@ def tile(
     """
     if spec is None and slides is not None and not isinstance(slides, str) and hasattr(slides, "default_name"):
         slides, spec = None, slides
-    if spec is None:
+    if spec is None or not hasattr(spec, "default_name"):
         raise UsageError("tile needs a TileSpec, like TileSpec.at_spots(px=224)")
     chosen = chosen_slides(store, slides)  # type: ignore[arg-type]
     how: dict[str, Any] = {"pixels": pixels, "name": name, "replace": replace, "read_threads": read_threads}

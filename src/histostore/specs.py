@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from histostore.errors import UsageError, near
@@ -83,6 +84,24 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
+def settle_numbers(spec: SpecBase) -> None:
+    """Make the numbers of a spec those that its fields are of, so that 112 and 112.0 are one spec with one digest.
+
+    Raises
+    ------
+    UsageError
+        One is no number, or no whole one where the field is of such.
+    """
+    for f in dataclasses.fields(spec):  # type: ignore[arg-type]
+        value, kind = getattr(spec, f.name), str(f.type).removesuffix(" | None")
+        if value is None or kind not in ("int", "float"):
+            continue
+        require(isinstance(value, Real), f"{f.name} is {value!r}, no number")
+        if kind == "int":
+            require(value == value // 1, f"{f.name} is {value}, no whole number")
+        object.__setattr__(spec, f.name, int(value) if kind == "int" else float(value))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskSpec(SpecBase):
     """How tissue is told from glass, on an overview of the slide."""
@@ -98,6 +117,9 @@ class MaskSpec(SpecBase):
     """Holes smaller than this are filled."""
     reject_pen: bool = True
     """Blue, green, red and black ink is not tissue."""
+
+    def __post_init__(self) -> None:
+        settle_numbers(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +159,7 @@ class TileSpec(SpecBase):
     mask: MaskSpec = field(default_factory=MaskSpec)
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         require(self.at in ("spots", "grid", "points"), f"at is {self.at!r}, not spots, grid or points")
         require((self.px is None) != (self.um is None), "give the tile's size as px or as um, one of them")
         if self.px is not None:

@@ -115,9 +115,12 @@ class View:
         out = [which(part, passed) for part, passed in zip(self.parts, self.where(text).parts, strict=True)]
         return np.concatenate(out) if out else np.zeros(0, dtype=bool)
 
-    def of_slides(self, slides: Collection[str]) -> View:
-        """Return the rows of some slides, in the order the view has them."""
-        return replace(self, parts=tuple(p for p in self.parts if p.slide in slides))
+    def of_slides(self, slides: str | Collection[str]) -> View:
+        """Return the rows of some slides, in the order the view has them; one that it has not is a `NotFoundError`."""
+        asked = {slides} if isinstance(slides, str) else set(slides)
+        for slide in sorted(asked - {*self.slides}):
+            raise NotFoundError(f"the view has no slide '{slide}'{near(slide, self.slides)}; it is a {self!r}")
+        return replace(self, parts=tuple(p for p in self.parts if p.slide in asked))
 
     def select(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> View:
         """Return some rows, by number or mask; within a slide the order given is kept, slides keep theirs.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
-from histostore.errors import AlignmentError, DataError
+import histostore as hs
+from histostore.errors import AlignmentError, DataError, UsageError
 from histostore.index.drift import compare, linear_cka
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((800, 16)).astype(np.float32)
@@ -48,3 +54,8 @@ def test_rows_that_do_not_match_are_refused() -> None:
         compare(np.full_like(X, np.nan), X)
     with pytest.raises(DataError, match="constant"):
         compare(np.ones_like(X), X)
+
+
+def test_a_backbone_beside_itself_is_refused(embedded: Path) -> None:
+    with pytest.raises(UsageError, match="the same embeddings: name two"):
+        hs.tl.drift(hs.open(embedded), "testing", "spots/testing")

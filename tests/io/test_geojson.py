@@ -179,3 +179,11 @@ def test_bad_calls_are_refused() -> None:
     with pytest.raises(NotFoundError, match="did you mean 'tumour'"):
         label_points(annotations, centres, region_class="tumor")
     assert label_points(Annotations((), (), ()), centres).tolist() == [""]
+
+
+def test_polygons_that_no_tile_touches_label_none() -> None:
+    """A small class between the tiles, or off them all."""
+    annotations = Annotations((_square(0, 0, 4), _square(50, 50, 100)), ("small", "large"), ("", ""))
+    centres = np.array([[60.0, 60.0], [500.0, 500.0]])
+    assert label_points(annotations, centres, 20, rule="overlap").tolist() == ["large", ""]
+    assert label_points(annotations, centres[1:], 20, rule="overlap").tolist() == [""]

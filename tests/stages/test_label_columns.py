@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 
 import histostore as hs
 from histostore.content.tables import write_labels
-from histostore.errors import ConflictError, DataError, UsageError
+from histostore.errors import AlignmentError, ConflictError, DataError, UsageError
 from histostore.stages.annotate import annotate_obs
 
 if TYPE_CHECKING:
@@ -227,3 +229,63 @@ def test_a_file_without_a_polygon_is_refused(store: hs.Store, cohort: Cohort, tm
     assert store.manifest("N1").number == 0
     with pytest.raises(DataError, match=r"holds no polygon \(no features at all\)"):
         hs.pp.annotate(store, SLIDE, geojson=drawn(tmp_path / "empty.geojson"))
+
+
+def test_names_with_a_slash_are_written_under_another_and_said(
+    store: hs.Store, obs: pd.DataFrame, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    hs.pp.annotate(store, SLIDE, **{"HER2/neu": "3+"})
+    given = pd.DataFrame({"CD4/CD8": np.arange(len(obs)) / 2}, index=obs.index)
+    hs.pp.annotate(store, SLIDE, obs=given.sample(frac=1, random_state=0), name="ratio")
+    place = store.uri.removeprefix("file://")
+    for end, read in ((".h5ad", ad.read_h5ad), (".zarr", ad.read_zarr)):
+        told = cli("export", place, "--slides", SLIDE, "-o", tmp_path / f"a{end}")
+        assert "'HER2/neu' is 'HER2_neu', 'CD4/CD8' is 'CD4_CD8'" in told.stderr
+        written = read(tmp_path / f"a{end}").obs
+        assert (written["CD4_CD8"] == given["CD4/CD8"].reindex(written.index)).all()
+        assert set(written["HER2_neu"]) == {"3+"}
+    hs.pp.annotate(store, SLIDE, HER2_neu="other")
+    told = cli("export", place, "--slides", SLIDE, "-o", tmp_path / "b.h5ad", code=2)
+    assert "column 'HER2/neu' cannot be 'HER2_neu', which is there too" in told.stderr
+    assert not (tmp_path / "b.h5ad").exists()
+
+
+def test_the_rows_of_a_frame_are_named_by_its_index_or_a_column_and_the_index_is_no_label(
+    store: hs.Store, obs: pd.DataFrame
+) -> None:
+    given = pd.DataFrame({"barcode": obs["barcode"], "mine": [f"m{i}" for i in range(len(obs))]})
+    for name, frame in (
+        ("bare", given.set_index("barcode")[["mine"]]),
+        ("barcodes", given.reset_index(drop=True)),
+        ("ids", given.rename(columns={"barcode": "id"}).reset_index(drop=True)),
+    ):
+        done = hs.pp.annotate(store, SLIDE, obs=frame.iloc[::-1], name=name)[0]
+        rows = store.view(slides=[SLIDE])
+        assert rows.column("mine").tolist() == given["mine"].tolist(), done.report
+        assert "id" not in rows.columns()
+        store.commit(SLIDE, [], remove=[f"labels/{name}"])
+    both = pd.MultiIndex.from_product([[SLIDE], obs["barcode"]])
+    with pytest.raises(AlignmentError, match="0 of 41 rows"):
+        hs.pp.annotate(store, SLIDE, obs=given[["mine"]].set_axis(both), name="both")
+    with pytest.raises(DataError, match="a column without a name"):
+        hs.pp.annotate(store, SLIDE, obs=given.rename(columns={"mine": ""}), name="unnamed")
+
+
+def test_whole_numbers_too_long_for_a_float_keep_their_digits(store: hs.Store, obs: pd.DataFrame) -> None:
+    ids = np.arange(len(obs)) + 2**53 + 1
+    hs.pp.annotate(store, SLIDE, obs=pd.DataFrame({"cell": ids, "n": range(len(obs))}, index=obs.index), name="cells")
+    rows = store.view(slides=[SLIDE])
+    assert rows.column("cell").tolist() == [str(v) for v in ids]
+    assert rows.column("n").dtype.kind == "f"
+
+
+def test_polygons_off_the_image_are_said_by_annotate_and_by_ingest(
+    store: hs.Store, cohort: Cohort, tmp_path: Path
+) -> None:
+    ring = [[5000, 0], [5500, 0], [5500, 500], [5000, 0]]
+    away = SQUARE | {"geometry": {"type": "Polygon", "coordinates": [ring]}}
+    path = drawn(tmp_path / "d.geojson", SQUARE, away)
+    said = "1 of 2 polygons lie off the image of 1,200 x 1,200 px: are they in full-resolution pixels?"
+    assert said in hs.pp.annotate(store, SLIDE, geojson=path)[0].report.notes
+    assert said in hs.pp.ingest(store, "N1", image=cohort.slides[0].image, mpp=2.0, geojson=path)[0].report.notes
+    assert not hs.pp.annotate(store, SLIDE, geojson=cohort.slides[0].geojson, name="own")[0].report.notes

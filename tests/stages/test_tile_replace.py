@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,3 +130,24 @@ def test_pixels_of_other_tiles_are_not_embedded(predicted: Path, copy_of: Callab
     store.commit("A1", [before], replace=True)
     with pytest.raises(SpecMismatchError, match="pixels 'spots' are of other tiles"):
         hs.tl.embed(store, "testing", slides="A1", replace=True)
+
+
+def test_a_size_is_the_same_tiles_from_python_and_the_command_line(
+    ingested: Path, copy_of: Callable[[Path], Path], cli: Callable[..., CompletedProcess[str]]
+) -> None:
+    store = copy_of(ingested)
+    hs.pp.tile(hs.open(store), "A1", hs.TileSpec.grid(um=192), pixels=hs.PixelSpec(codec="slide"))
+    again = cli("tile", store, "--slides", "A1", "--grid", "--um", "192", "--codec", "slide", "--json")
+    assert json.loads(again.stdout)["done"] == "already there"
+
+
+def test_tiles_of_a_whole_number_that_was_kept_as_one_are_still_there(
+    ingested: Path, copy_of: Callable[[Path], Path]
+) -> None:
+    """Before, 192 and 192.0 had two digests; such a tile set is not made again."""
+    store, pixels = hs.open(copy_of(ingested)), hs.PixelSpec(codec="slide")
+    spec = hs.TileSpec.grid(um=192.0)
+    object.__setattr__(spec, "um", 192)
+    assert hs.pp.tile(store, "A1", spec, pixels=pixels)[0].done == "written"
+    assert spec.digest != hs.TileSpec.grid(um=192).digest
+    assert hs.pp.tile(store, "A1", hs.TileSpec.grid(um=192), pixels=pixels)[0].done == "already there"

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 256
 """Rows of embeddings per checked chunk."""
+OF_ONE_SLIDE = (
+    "image", "image_folder", "mpp", "mag", "st_counts", "st_spots", "visium", "anndata", "points", "obs", "geojson",
+    "meta",
+)  # fmt: skip
+"""Options of `ingest` that a sheet has as columns."""
 
 
 def ingest(args: argparse.Namespace) -> int:
@@ -61,6 +66,8 @@ def _samples(args: argparse.Namespace) -> Sequence[Sample | BadRow]:
     if (args.sheet is None) == (args.slide is None):
         raise UsageError("give --sheet, or one slide with --slide and --image")
     if args.sheet is not None:
+        if unheard := [f"--{name.replace('_', '-')}" for name in OF_ONE_SLIDE if getattr(args, name)]:
+            raise UsageError(f"a sheet says what belongs to its slides: write {', '.join(unheard)} there")
         return read_rows(args.sheet)
     if (args.image is None) == (args.image_folder is None):
         raise UsageError(f"slide '{args.slide}' needs its --image, or an --image-folder")
@@ -102,6 +109,9 @@ def annotate(args: argparse.Namespace) -> int:
         raise UsageError("give one of --table, --geojson, --obs, --review and --set")
     if asked[0] not in ("table", "review") and args.slide is None:
         raise UsageError(f"--{asked[0]} needs --slide")
+    for option, of in (("by", ["table"]), ("classes", ["review"]), ("slide", ["geojson", "obs", "set"])):
+        if getattr(args, option) is not None and asked[0] not in of:
+            raise UsageError(f"--{option} is of {' or '.join(f'--{kind}' for kind in of)}, not of --{asked[0]}")
     if args.table is not None:
         results = stage.annotate_table(store, args.table, by=args.by)
     elif args.review is not None:
@@ -163,7 +173,7 @@ def tile(args: argparse.Namespace) -> int:
 
 def _tile_spec(args: argparse.Namespace) -> TileSpec:
     options: dict[str, Any] = {
-        "px": args.px, "um": args.um, "mpp": args.mpp if args.mag is None else None, "mag": args.mag,
+        "px": args.px, "um": args.um, "mpp": args.mpp, "mag": args.mag, "overlap": args.overlap,
         "max_tiles": args.max_tiles, "seed": args.seed, "allow_upsample": args.allow_upsample,
         "stain": args.stain, "regions": args.region, "in_tissue": not args.all_spots,
     }  # fmt: skip
@@ -172,7 +182,7 @@ def _tile_spec(args: argparse.Namespace) -> TileSpec:
     if args.edge is not None:
         options["edge"] = args.edge
     if args.grid:
-        return TileSpec.grid(overlap=args.overlap, **options)
+        return TileSpec.grid(**options)
     if args.at == "spots":
         return TileSpec.at_spots(**options)
     return TileSpec.at_points(args.at, **options)

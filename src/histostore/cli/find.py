@@ -79,7 +79,7 @@ def search(args: argparse.Namespace) -> None:
         else:
             from histostore.stages.export import write_adata
 
-            write_adata(hits.to_adata(), output, overwrite=True)
+            write_adata(hits.to_adata(), output, overwrite=True, say=say_left_out)
     if drawn is not None:
         from histostore.pl import gallery
 

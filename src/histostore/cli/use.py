@@ -171,8 +171,9 @@ def predict(args: argparse.Namespace) -> int:
         return worst
     for path, of in files:
         write_predictions(
-            store, of, args.head, path, tiles=args.tiles, names=names(args.genes), overwrite=args.overwrite
-        )
+            store, of, args.head, path, tiles=args.tiles, names=names(args.genes), overwrite=args.overwrite,
+            say=say_left_out,
+        )  # fmt: skip
         show({"written": str(path)}, f"wrote {path}", args)
     if args.picture is not None:
         from histostore.stages.prediction_maps import prediction_maps
@@ -237,7 +238,7 @@ def export(args: argparse.Namespace) -> None:
     refuse_none(rows, args.where)
     say_left_out(rows.note())
     adata = rows.to_adata(images=not args.no_images, counts=False if args.no_counts else None)
-    write_adata(adata, path, overwrite=args.overwrite)
+    write_adata(adata, path, overwrite=args.overwrite, say=say_left_out)
     left = dict(adata.uns["histostore"]["left_out"])
     said = ", ".join(f"{n} {what}" for what, n in left.items() if n)
     text = f"wrote {path}: {adata.n_obs:,} rows x {adata.n_vars:,} genes, {', '.join(adata.obsm)}"

@@ -52,6 +52,12 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.polygons)
 
+    def off_image(self, size_px: tuple[int, int]) -> tuple[str, ...]:
+        """Return a line about the polygons that lie wholly off an image of (width, height); none where all touch it."""
+        off = ~shapely.intersects(np.array(self.polygons, dtype=object), shapely.box(0, 0, *size_px))
+        said = f"{off.sum()} of {len(self)} polygons lie off the image of {size_px[0]:,} x {size_px[1]:,} px"
+        return (f"{said}: are they in full-resolution pixels?",) if off.any() else ()
+
 
 def read_geojson(
     path: str | Path,
@@ -353,6 +359,6 @@ def _covered(tiles: NDArray[Any], polygons: Sequence[Polygon | MultiPolygon]) ->
     area = np.zeros(len(tiles))
     order = np.argsort(tile, kind="stable")
     hit, start = np.unique(tile[order], return_index=True)
-    for i, group in zip(hit, np.split(pieces[order], start[1:]), strict=True):
+    for i, group in zip(hit, np.split(pieces[order], start)[1:], strict=True):  # before the first start is nothing
         area[i] = (group[0] if len(group) == 1 else shapely.union_all(group)).area
     return area

@@ -26,6 +26,8 @@ _ARRAY_COLUMNS = (("x", "y"), ("array_col", "array_row"))
 _PIXEL_COLUMNS = (("pixel_x", "pixel_y"), ("x", "y"))
 PIXEL_TOLERANCE = 1.0
 """Pixels that a coordinate in a table may be off (tables are rounded)."""
+MAX_WHOLE = 2**53
+"""Above it float64 leaves whole numbers out."""
 
 
 def read_points(path: str | Path) -> Points:
@@ -123,26 +125,29 @@ def as_obs_table(frame: object, slide: str) -> tuple[pd.DataFrame, Report]:
     Returns
     -------
     pandas.DataFrame
-        Numbers as they are, all else as text; names of spots in the column ``id``.
+        Numbers as they are, all else as text; the index in the column ``""``, as `read_obs_table` has row names.
     Report
         Counts ``rows of other slides``.
 
     Raises
     ------
     DataError
-        It has no row, or two columns of one name.
+        It has no row, or two columns of one name, or one without.
     UsageError
         It is no DataFrame.
     """
     frame = _in_memory(frame, "labels of spots are")
     _refuse_twice(frame)
-    names, start = frame.index.astype(str), f"{slide}:"
+    names, start = [str(name) for name in frame.index], f"{slide}:"
     own = np.array([name.startswith(start) for name in names])
     chosen = frame[own] if own.any() else frame
-    ids = [name.removeprefix(start) for name in chosen.index.astype(str)]
-    columns = {str(c): measured_or_text(chosen[c]).reset_index(drop=True) for c in chosen if str(c) != "id"}
+    ids = [str(name).removeprefix(start) for name in chosen.index]
+    columns = {str(c): measured_or_text(chosen[c]).reset_index(drop=True) for c in chosen}
+    if "" in columns:
+        msg = "the table has a column without a name; name or drop it"
+        raise DataError(msg)
     counts = {"rows of other slides": len(frame) - len(chosen)} if own.any() else {}
-    return pd.DataFrame({"id": ids, **columns}), Report(counts)
+    return pd.DataFrame({"": ids, **columns}), Report(counts)
 
 
 def _in_memory(frame: object, what: str) -> pd.DataFrame:
@@ -161,9 +166,11 @@ def _refuse_twice(frame: pd.DataFrame) -> None:
 
 
 def measured_or_text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Return numbers as float64, and all else (categories, truth values) as text."""
+    """Return numbers as float64, and all else (categories, truth values, ids too long for float64) as text."""
     if column.dtype.kind in "iuf":
-        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
+        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        if column.dtype.kind == "f" or not (np.abs(numbers) > MAX_WHOLE).any():
+            return pd.Series(numbers, index=column.index)
     return column.astype("string")
 
 
@@ -231,7 +238,8 @@ def join_obs(
         if matched and matched >= min_match * len(table):
             break
     matched, columns, point_of_row = best
-    shown = ", ".join(repr(name) if name else "the column without a name" for name in columns)
+    unnamed = "the column without a name" if by is None else "the index"
+    shown = ", ".join(repr(name) if name else unnamed for name in columns)
     if matched <= 0 or matched < min_match * len(table):
         named = [name or "(one without a name)" for name in table.columns]
         tried = f"best by {shown}" if matched > 0 else f"columns are {first_few(named, 8)}"

@@ -133,7 +133,7 @@ def annotate_regions(
 ) -> StageResult:
     """Add annotated polygons (GeoJSON, level-0 pixels) to a slide as ``regions/<name>``.
 
-    The report says what else was in the file, and was left out.
+    The report says what else was in the file, and was left out, and how many polygons lie off the image.
 
     Raises
     ------
@@ -144,12 +144,17 @@ def annotate_regions(
     """
     path = Path(path)
     name = check_slug(name, "regions name") if name is not None else regions_name(path, slide)
-    check_seen(store, store.slide(slide), [f"{REGION}{name}"], what=f"the polygons '{name}'")
+    manifest = store.slide(slide)
+    check_seen(store, manifest, [f"{REGION}{name}"], what=f"the polygons '{name}'")
     annotations = read_annotations(path)
+    notes = annotations.notes
+    if (source := manifest.get("source", "image")) is not None:
+        about = store.header(source)["attrs"]
+        notes += annotations.off_image((about["width"], about["height"]))
     ref = write_regions(store, slide, name, path, annotations)
     commit = store.commit(slide, [ref], replace=replace)
     done = "written" if commit.added else "already there"
-    report = Report({}, annotations.notes)
+    report = Report({}, notes)
     return StageResult(
         slide=slide, stage="annotate", refs=(ref,), done=done, rows=store.group(ref).rows, report=report
     )  # fmt: skip

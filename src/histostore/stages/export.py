@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from histostore.errors import ConflictError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from collections.abc import Buffer, Callable
     from io import FileIO
 
     from anndata import AnnData
@@ -38,9 +39,33 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
     return path
 
 
-def write_adata(adata: AnnData, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write an AnnData to ``*.h5ad`` or ``*.zarr``, where `check_target` permits it."""
+def write_adata(
+    adata: AnnData, path: str | Path, *, overwrite: bool = False, say: Callable[[str], None] | None = None
+) -> Path:
+    """Write an AnnData to ``*.h5ad`` or ``*.zarr``, where `check_target` permits it.
+
+    AnnData's files have no ``/`` in names: an obs column ``HER2/neu`` is written as ``HER2_neu``, and `say` is told so.
+
+    Raises
+    ------
+    UsageError
+        There is a column of that other name too.
+    """
     path = check_target(path, overwrite=overwrite)
+    renamed = {c: c.replace("/", "_") for c in adata.obs.columns if "/" in c}
+    if renamed:
+        columns = [renamed.get(c, c) for c in adata.obs.columns]
+        taken = next((c for c, new in renamed.items() if columns.count(new) > 1), None)
+        if taken is not None:
+            raise UsageError(
+                f"{path}: files have no '/' in names, and column '{taken}' cannot be '{renamed[taken]}', "
+                "which is there too; rename one"
+            )
+        adata = copy.copy(adata)  # the caller's keeps its names, and nothing large is copied
+        adata.obs = adata.obs.set_axis(columns, axis=1)
+        if say is not None:
+            said = ", ".join(f"'{c}' is '{new}'" for c, new in renamed.items())
+            say(f"files have no '/' in names: in {path.name} {said}")
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
         if path.suffix == ".h5ad":

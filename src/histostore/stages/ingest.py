@@ -127,7 +127,8 @@ def ingest(
             assay.report = assay.report.merged(left)
         mpp, origin, notes = _mpp_of(sample, image, assay, spec)
         notes += tuple(f"metadata '{name}' has no value: left out" for name in unset)
-        notes += annotations.notes if annotations is not None else ()
+        if annotations is not None:
+            notes += annotations.notes + annotations.off_image(image.size_px)
         report = assay.report.merged(Report({}, notes))
         if assay.points is not None and not sample.image_folder:
             with naming(_spot_file(sample), path):

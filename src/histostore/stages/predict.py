@@ -26,7 +26,7 @@ from histostore.tables import Report
 from histostore.view import view
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -253,6 +253,7 @@ def write_predictions(
     tiles: str | None = None,
     names: Sequence[str] | None = None,
     overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Write predictions as a file.
 
@@ -263,6 +264,8 @@ def write_predictions(
         ``.geojson`` (objects for QuPath) or ``.loupe.csv`` (groups of spots for Loupe Browser).
     names
         Which of the predicted values are written (default: all); Loupe needs some of a head of numbers.
+    say
+        As of `histostore.stages.export.write_adata`.
 
     Raises
     ------
@@ -282,7 +285,7 @@ def write_predictions(
         check_names(head, one.names, names)
     if form == "CSV":
         return write_text(path, [_with_calls(found, names).to_csv(lineterminator="\n")], overwrite=overwrite)
-    return write_adata(_as_adata(found, head, names), path, overwrite=overwrite)
+    return write_adata(_as_adata(found, head, names), path, overwrite=overwrite, say=say)
 
 
 def check_names(head: str, predicted: Sequence[str], names: Sequence[str] | None) -> None:

@@ -321,8 +321,10 @@ def _rows_of(everything: View, slide: str | None) -> tuple[NDArray[np.int64], ND
 
 
 def _centres_um(everything: View, slide: str) -> NDArray[np.float64]:
+    if slide not in everything.slides:
+        return np.zeros((0, 2))
     own = everything.of_slides([slide])
-    return np.column_stack([own.column("x_um"), own.column("y_um")]) if own.parts else np.zeros((0, 2))
+    return np.column_stack([own.column("x_um"), own.column("y_um")])
 
 
 def _sharing(everything: View, column: str, values: NDArray[Any]) -> Mask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from histostore.backbones.tuned import load_for
-from histostore.errors import NotFoundError, near
+from histostore.errors import NotFoundError, UsageError, near
 from histostore.index.spec import IndexSpec
 from histostore.stages.index import IndexResult
 from histostore.stages.index import index as _index
@@ -116,10 +116,17 @@ def drift(store: Store, a: str, b: str, *, tiles: str | None = None, k: int = 10
     ----------
     a, b
         Backbones that the same tile set was embedded with.
+
+    Raises
+    ------
+    UsageError
+        They are one.
     """
     from histostore.index.drift import compare
 
     rows = view(store, backbone=[a, b], tiles=tiles)
+    if len(rows.backbones) == 1:
+        raise UsageError(f"'{a}' and '{b}' are the same embeddings: name two backbones")
     first, second = rows.backbones
     return compare(rows.lazy(first), rows.lazy(second), k=k, seed=seed)
 
