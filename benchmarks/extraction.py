@@ -4,10 +4,12 @@
     python -m benchmarks.extraction --slide FILE.svs     # a slide of one's own
 
 The limit decodes every compressed segment that the tiles touch once, from memory, in as many threads, each into the
-same memory over and over, and makes no tile. Peers read with handles of their own per thread, in the same order; those
-that are not installed are said to be missing (`--need-peers` makes that a failure). Interleaved rounds, slides open
-beforehand, tiles not kept; pixels are compared with openslide's first. Prints ratios, median (lowest-highest) of the
-rounds, by wall and by processor time, and exits 1 when a median misses its gate.
+same memory over and over, and makes no tile. Beside it the same with what no reader does without: bytes read from the
+file and every piece copied into its tile, by a plan made beforehand, nothing checked, nothing kept. Peers read with
+handles of their own per thread, in the same order; those that are not installed are said to be missing
+(`--need-peers` makes that a failure). Interleaved rounds, slides open beforehand, tiles not kept; pixels are compared
+with openslide's first. Prints ratios, median (lowest-highest) of the rounds, by wall and by processor time, and exits 1
+when a median misses its gate.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import tifffile
 from benchmarks.memory import write_slide
 from histostore.slides import open_slide
 from histostore.slides.decode import buffer_for
+from histostore.slides.segments import Grid, plan_pieces
 from histostore.specs import MaskSpec, TileSpec
 from histostore.stages.pixels import FORESEEN_TILES
 from histostore.tiles.mask import tissue_mask
@@ -93,6 +96,28 @@ def limit(path: Path, xy0: NDArray[np.int64], px: int, threads: int, stack: Exit
         imagecodecs.jpeg8_decode(stored[i], tables=tables, colorspace=colours, outcolorspace="RGB", out=out[thread])
 
     return threaded(len(stored), threads, pool, one)
+
+
+def decode_and_copy(path: Path, xy0: NDArray[np.int64], px: int, threads: int, stack: ExitStack) -> Run:
+    """Read, decode and copy the unique segments into tiles that are there already."""
+    file = stack.enter_context(tifffile.TiffFile(path))
+    raw = stack.enter_context(path.open("rb"))
+    page: Any = file.pages.first
+    size, edge = (page.imagewidth, page.imagelength), (page.tilewidth, page.tilelength)
+    pieces = plan_pieces(Grid(size, edge), xy0, px)
+    tables, colours = page.jpegtables, {2: "RGB", 6: "YCBCR"}[int(page.photometric)]
+    pool = stack.enter_context(ThreadPoolExecutor(threads))
+    out = [buffer_for((edge[1], edge[0])) for _ in range(threads)]
+    tiles, segments = np.zeros((len(xy0), px, px, 3), np.uint8), list(pieces)
+
+    def one(thread: int, i: int) -> None:
+        segment, image = segments[i], out[thread]
+        data = os.pread(raw.fileno(), page.databytecounts[segment], page.dataoffsets[segment])
+        imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colours, outcolorspace="RGB", out=image)
+        for tile, y0, y1, x0, x1, v0, v1, u0, u1 in pieces[segment]:
+            tiles[tile, y0:y1, x0:x1] = image[v0:v1, u0:u1]
+
+    return threaded(len(segments), threads, pool, one)
 
 
 def ours(path: Path, xy0: NDArray[np.int64], px: int, threads: int, stack: ExitStack, batch: int) -> Run:
@@ -228,7 +253,8 @@ def measure(path: Path, args: argparse.Namespace, stack: ExitStack) -> int:
             read_tiles(told, plan.read, plan.xy0[: len(xy0)][start : start + args.batch], then=then, pool=pool)
 
     common = (path, xy0, args.px, args.threads, stack)
-    runs: dict[str, Run] = {"limit": limit(*common), "ours": ours(*common, args.batch)}
+    runs: dict[str, Run] = {"limit": limit(*common), "decode and copy, bare": decode_and_copy(*common)}
+    runs["ours"] = ours(*common, args.batch)
     runs["ours, blank tiles told"] = with_status
     missing = []
     for name, make in PEERS.items():

@@ -209,6 +209,7 @@ def compare(folder: Path, tiles: NDArray[np.uint8], codec: str, args: argparse.N
             for what, (kb, n) in stored_kb(folder / "sections", Path(args.real)).items():
                 most = MOST_KB if what == "grid" else None
                 gates.value(f"jpeg: KB per tile as stored, {n:,} of {what}", kb, "KB", most=most)
+                gates.value(f"jpeg: the same in KiB, {what}", kb * 1000 / 1024, "KiB")
 
 
 def stored_kb(folder: Path, real: Path) -> dict[str, tuple[float, int]]:
