@@ -120,6 +120,19 @@ def test_a_table_says_that_it_is_normalised_and_never_mixes_both(normalised: Pat
     assert store.view().to_adata(counts=False, images=False).uns["histostore"]["normalised"] is False
 
 
+def test_normalised_values_are_not_ranked_among_counts(normalised: Path) -> None:
+    store = hs.open(normalised)
+    gene = store.view(slides=["A1"]).counts().symbols[0]
+    vector = store.view(backbone="testing").numpy()[0].astype(np.float32)
+    asked = {"vector": vector, "k": 60, "expressing": {gene: -1.0}, "expression_weight": 1.0, "columns": [gene]}
+    found = hs.tl.search(store, **asked).table  # shares are below all counts but zeros
+    n = len(store.view(slides=["A1"]))
+    assert found["slide"].tolist() == ["A1"] * n + ["B1"] * (len(found) - n)
+    assert (np.diff(found[gene][:n].to_numpy(np.float64)) >= 0).all()
+    alone = hs.tl.search(store, **asked | {"slides": ["B1"], "k": 30}).table
+    assert (np.diff(alone[gene].to_numpy(np.float64)) >= 0).all()
+
+
 @pytest.mark.parametrize("pool", ["mean", "tiles"])
 def test_slides_that_a_filter_leaves_no_row_of_are_no_rows_of_heads_per_slide(
     embedded: Path, tmp_path: Path, pool: str

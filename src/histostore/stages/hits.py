@@ -86,12 +86,10 @@ class Hits:
         A hit without counts, or of a slide whose values were normalised before they came in, is left out, and so n
         tells.
         """
-        total = column_at(self.view, "n_counts", self.rows).astype(np.float64)
-        raw = np.repeat([not p.normalised for p in self.view.parts], [len(p) for p in self.view.parts])
-        total[~raw[self.rows]] = np.nan
+        total = counts_at(self.view, "n_counts", self.rows)
         lines = {}
         for gene in genes:
-            counts = column_at(self.view, gene, self.rows).astype(np.float64)
+            counts = counts_at(self.view, gene, self.rows)
             with np.errstate(divide="ignore", invalid="ignore"):
                 values = np.log1p(np.where(total > 0, counts / total * 1e4, np.nan))
             known = values[np.isfinite(values)]
@@ -132,6 +130,18 @@ def column_at(view: View, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
             return out
     # whole numbers are floats where other slides have none, and a name that these lack may be of others
     return view.column(name)[rows]
+
+
+def counts_at(view: View, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the counts of a gene (or ``n_counts``) of some rows; NaN without any, or where they came in normalised.
+
+    Errors as of `column_at`.
+    """
+    counts = column_at(view, name, rows).astype(np.float64)
+    for at, mine, _ in by_part(bounds_of(view.parts), rows):
+        if view.parts[at].normalised:
+            counts[mine] = np.nan
+    return counts
 
 
 def tiles_of(chosen: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

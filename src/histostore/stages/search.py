@@ -16,7 +16,7 @@ from histostore.index.spec import check_k
 from histostore.opening import check_alike
 from histostore.part import bounds_of
 from histostore.row_filter import slide_columns
-from histostore.stages.hits import Hits, column_at, hit_table
+from histostore.stages.hits import Hits, column_at, counts_at, hit_table
 from histostore.stages.index import find_index, open_index, stale_slides
 from histostore.stages.queries import Asked
 from histostore.view import view
@@ -135,6 +135,7 @@ def search(
     expressing, expression_weight
         Looks like the query, expresses these genes: candidates (the nearest ones) are ranked by both. With weights,
         ``{"EPCAM": 2, "VIM": -1}``, log1p of a gene's counts is taken so many times; below 0 the fewer the better.
+        Candidates without counts come last, and those whose values came in normalised where others have counts.
     index
         Name of an index; True for the one there is, False for exact search. By default an index is used where there is
         one of the metric. Slides it does not hold yet are searched exactly, and that is said.
@@ -384,8 +385,11 @@ def _by_expression(everything: View, rows: NDArray[np.int64], choice: Choice) ->
     """Return candidates by nearness and expression: a weighted mean of both ranks; without counts they come last."""
     assert choice.expressing is not None
     score = np.zeros(len(rows))
+    # values of one kind compare, whichever it is
+    mixed_kinds = len({part.normalised for part in everything.parts if part.expression is not None}) > 1
     for gene, weight in choice.expressing.items():
-        score += weight * np.log1p(column_at(everything, gene, rows).astype(np.float64))
+        counts = (counts_at if mixed_kinds else column_at)(everything, gene, rows)
+        score += weight * np.log1p(counts.astype(np.float64))
     known = ~np.isnan(score)
     rank = np.full(len(rows), 1.0)
     rank[known] = np.argsort(np.argsort(-score[known], kind="stable"), kind="stable") / max(1, int(known.sum()) - 1)
