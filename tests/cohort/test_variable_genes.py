@@ -135,6 +135,23 @@ def test_seurat_v3_is_the_same_with_workers_and_leaves_out_what_a_panel_lacks(wi
     np.testing.assert_allclose(one.loc[lacking, "variances_norm"], alone.loc[lacking, "variances_norm"], rtol=1e-12)
 
 
+@pytest.mark.parametrize("key", [None, "slide"])
+@pytest.mark.parametrize("genes", ["outer", "chosen"])
+def test_seurat_v3_takes_genes_that_only_a_slide_without_counted_rows_lists(
+    many: hs.Store, genes: str, key: str | None
+) -> None:
+    of_s1, of_s2 = (many.view(slides=[s]).with_counts().counts().symbols for s in ("S1", "S2"))
+    alone = sorted(set(of_s1) - set(of_s2))  # S1 has five spots without counts
+    view = many.view(slides=["S1", "S2"], genes="outer" if genes == "outer" else [*of_s2, alone[0]])
+    view = view.select((view.column("slide") == "S2") | np.isnan(view.column("n_counts")))
+    found = pp.highly_variable_genes(view, n_top=5, flavor="seurat_v3", batch_key=key)
+    assert found["highly_variable"].sum() == 5
+    assert (alone[0] in found.index) == (genes == "chosen")
+    if genes == "chosen":
+        assert found.loc[alone[0], "variances_norm"] == 0
+        assert np.isnan(found.loc[alone[0], "highly_variable_rank"]) or key is None
+
+
 def test_seurat_v3_ranks_the_genes_of_the_view_alone(many: hs.Store) -> None:
     genes = [f"G{i}" for i in range(60)]
     found = pp.highly_variable_genes(many.view(genes=genes), n_top=5, flavor="seurat_v3")

@@ -19,7 +19,9 @@ def two_threads():
 
 
 def threads() -> set[int]:
-    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+    """Return the threads of numpy's and scipy's BLAS; FAISS may have loaded one whose threads are each thread's own."""
+    blas = [one for one in threadpool_info() if one["user_api"] == "blas"]
+    return {one["num_threads"] for one in blas if one.get("threading_layer") != "openmp"}
 
 
 def test_a_small_fit_runs_on_one_thread_and_a_large_one_as_before() -> None:
@@ -40,6 +42,26 @@ def test_threads_come_back_after_an_error_and_when_the_last_of_several_is_done()
         with ThreadPoolExecutor(1) as pool, one_blas_thread():
             assert pool.submit(threads).result() == {1}
         assert threads() == {1}
+    assert threads() == {2}
+
+
+def test_limits_are_heeded_in_threads_whichever_was_first_and_whichever_is_last() -> None:
+    def inside() -> set[int]:
+        with one_blas_thread():
+            return threads()
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        assert inside() == {1}
+        assert one.submit(inside).result() == {1}
+        first, last = one_blas_thread(), one_blas_thread()
+        one.submit(first.__enter__).result()
+        other.submit(last.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        assert threads() == {1}
+        other.submit(last.__exit__, None, None, None).result()
+        assert threads() == {2}
+        with threadpool_limits(1, user_api="blas"):
+            assert threads() == {1}
     assert threads() == {2}
 
 

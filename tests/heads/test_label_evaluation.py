@@ -149,3 +149,17 @@ def test_slides_that_are_rows_are_ranked_beside_each_other():
     for name in ("auroc", "auprc", "f1", "balanced_accuracy", "calibration_error"):
         by_hand = [class_metrics(f.truth, f.probabilities[IMAGE], f.guess[IMAGE])[name] for f in found.folds]
         assert found.score(metric=name) == pytest.approx(np.mean(by_hand))
+
+
+def test_slides_with_one_labelled_row_are_ranked_beside_each_other():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(180, 4)).astype(np.float32)
+    labels = np.where(X[:, 0] > 0, "high", "low").astype(object)
+    labels[60:] = None  # two more rows of each slide, seen as context
+    of = np.arange(180) % 60
+    obs = pd.DataFrame({"slide": [f"s{i}" for i in of], "patient": [f"p{i // 2}" for i in of]})
+    found = cross_validate_labels(
+        Logistic(), X=X, labels=labels, obs=obs, split=SplitSpec.parse("group-kfold:3:patient")
+    )
+    assert set(found.slides["slide"]) == {ALL}
+    assert found.score() > 0.9

@@ -50,12 +50,17 @@ class Ranked:
         """Means and variances of counts over all rows."""
         return self.seen.moments
 
-    def add(self, moments: Moments, values: Floats, n_top: int) -> None:
-        """Add the standardised variances of one batch, NaN for genes that it did not measure."""
-        places = self.moments.extended(moments.ids, moments.symbols)
+    def places(self, ids: Sequence[str], symbols: Sequence[str]) -> Ints:
+        """Return the places of some genes; new ones are put at the end, as of no batch so far."""
+        places = self.moments.extended(ids, symbols)
         new = len(self.moments.ids) - len(self.n)
         self.total = np.append(self.total, np.zeros(new))
         self.n, self.listed = (np.append(v, np.zeros(new, np.int64)) for v in (self.n, self.listed))
+        return places
+
+    def add(self, moments: Moments, values: Floats, n_top: int) -> None:
+        """Add the standardised variances of one batch, NaN for genes that it did not measure."""
+        places = self.places(moments.ids, moments.symbols)
         if moments.whole_rows:
             self.whole += 1
             self.listed[places] += 1
@@ -162,7 +167,8 @@ def _clipped(span: Span, *, curve: _Curve) -> Floats:
     sums = np.zeros((2, len(most)))
     for _, rows in span.open():
         if rows.which.expression is not None:
-            columns = np.array([place[gene] for gene in rows.genes.ids], dtype=np.int64)
+            # only a slide of which no row has counts lists genes without a place
+            columns = np.array([place.get(gene, -1) for gene in rows.genes.ids], dtype=np.int64)
             for _, _, matrix, _ in counted(rows, READ_ROWS):
                 sums += clipped_sums(in_unit(matrix, "counts"), columns, most)
     return sums

@@ -277,7 +277,7 @@ def _by_rank(ranked: Ranked, view: View, joined: JoinedGenes | None, n_top: int,
     moments = ranked.moments
     refuse_none(moments.rows, view)
     names = named(moments, joined)
-    order = moments.extended(names.ids, names.symbols)
+    order = ranked.places(names.ids, names.symbols)
     rank, found_in = (v[order] for v in ranked.ranks())
     best = np.lexsort((-found_in, np.nan_to_num(rank, nan=np.inf)))[:n_top]
     variable = np.zeros(len(order), dtype=bool)

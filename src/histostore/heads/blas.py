@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from threadpoolctl import threadpool_limits
+import threadpoolctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,8 @@ def one_blas_thread() -> Iterator[None]:
     global _users, _limit
     with _counting:
         if not _users:
-            _limit = threadpool_limits(1, user_api="blas")
+            with _whoever_asks():
+                _limit = threadpoolctl.threadpool_limits(1, user_api="blas")
         _users += 1
     try:
         yield
@@ -51,5 +52,20 @@ def one_blas_thread() -> Iterator[None]:
         with _counting:
             _users -= 1
             if not _users:
-                _limit.restore_original_limits()
+                with _whoever_asks():
+                    _limit.restore_original_limits()
                 _limit = None
+
+
+@contextmanager
+def _whoever_asks() -> Iterator[None]:
+    """Have limits heeded that are set in here, whichever thread sets them.
+
+    From 3.8 on threadpoolctl passes over all threads but the first that set one, as long as that lives.
+    """
+    disown = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
+    if disown is not None:
+        disown(force=True)
+    yield
+    if disown is not None:
+        disown(force=True)

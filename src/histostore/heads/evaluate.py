@@ -146,7 +146,7 @@ def cross_validate(
     positions = cohort.positions()
     sees = getattr(head_class(spec.head), "sees", "embeddings")
     results = tuple(_result(spec, cohort, one, positions, sees) for one in learned)
-    of = scored_together(cohort.slide)
+    of = scored_together(cohort.slide, cohort.usable)
     genes = pd.concat([_gene_table(result, of) for result in results], ignore_index=True)
     slides = _slide_table(genes)
     return Evaluation(

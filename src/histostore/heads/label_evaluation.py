@@ -142,7 +142,7 @@ def cross_validate_labels(
     cohort = replace(cohort, inner_by=kept_whole(split, used))
     cut = folds(split, used)
     results = [_fold(head, cohort, f.name, cohort.usable[f.train], cohort.usable[f.test]) for f in cut]
-    of = scored_together(cohort.slide)
+    of = scored_together(cohort.slide, cohort.usable)
     slides = pd.concat([_slide_lines(r, of, cohort.classes) for r in results], ignore_index=True)
     table = np.sum([confusion(r.truth, r.guess[IMAGE], len(cohort.classes)) for r in results], axis=0)
     return LabelEvaluation(

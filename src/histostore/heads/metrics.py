@@ -73,13 +73,13 @@ def mean_defined(values: NDArray[Any]) -> tuple[float, int]:
     return (float(defined.mean()) if defined.size else float("nan")), int(values.size - defined.size)
 
 
-def scored_together(slide: NDArray[Any]) -> NDArray[Any]:
-    """Return ``(n,)`` what each row of a cohort is scored with: its slide; where every slide is one row, `ALL`.
+def scored_together(slide: NDArray[Any], usable: NDArray[np.int64]) -> NDArray[Any]:
+    """Return ``(n,)`` what each row of a cohort is scored with: its slide; where every slide is one usable row, `ALL`.
 
     Slides are scored one by one since heads may tell slides apart and nothing within them. One row has no correlation
     and no ranking.
     """
-    return slide if len(np.unique(slide)) < len(slide) else np.full(len(slide), ALL)
+    return slide if len(np.unique(slide[usable])) < len(usable) else np.full(len(slide), ALL)
 
 
 def _constant(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -65,7 +65,8 @@ class Design:
             raise DataError(msg)
         first = q.T @ target
         residual = target - q @ first
-        if np.linalg.norm(residual) <= NOTHING * np.linalg.norm(target):
+        again = residual - q @ (q.T @ residual)  # over many rows the first projection leaves more than rounding
+        if np.linalg.norm(again) <= NOTHING * np.linalg.norm(target):
             msg = "y is constant, or a combination of the columns of X: nothing is left to estimate variances from"
             raise DataError(msg)
         return cls(q, r, first, residual)
