@@ -113,7 +113,10 @@ def test_specs_of_the_same_numbers_have_one_digest(one: SpecBase, other: SpecBas
     assert one.digest == other.digest
 
 
-@pytest.mark.parametrize(("px", "said"), [(64.5, "px is 64.5, no whole number"), ("64", "px is '64', no number")])
+@pytest.mark.parametrize(
+    ("px", "said"),
+    [(64.5, "px is 64.5, no whole number"), ("64", "px is '64', no number"), (True, "px is True, no number")],
+)
 def test_an_edge_that_is_no_whole_number_is_refused(px: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         TileSpec.grid(px=px)

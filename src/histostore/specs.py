@@ -90,16 +90,19 @@ def settle_numbers(spec: SpecBase) -> None:
     Raises
     ------
     UsageError
-        One is no number, or no whole one where the field is of such.
+        One is no number, or no whole one where the field is of such; a field of yes or no has something else.
     """
     for f in dataclasses.fields(spec):  # type: ignore[arg-type]
         value, kind = getattr(spec, f.name), str(f.type).removesuffix(" | None")
-        if value is None or kind not in ("int", "float"):
+        if value is None and kind != f.type:
             continue
-        require(isinstance(value, Real), f"{f.name} is {value!r}, no number")
-        if kind == "int":
-            require(value == value // 1, f"{f.name} is {value}, no whole number")
-        object.__setattr__(spec, f.name, int(value) if kind == "int" else float(value))
+        if kind == "bool":
+            require(isinstance(value, bool), f"{f.name} is {value!r}, neither true nor false")
+        elif kind in ("int", "float"):
+            require(not isinstance(value, bool), f"{f.name} is {value!r}, no number")
+            require(isinstance(value, Real) and math.isfinite(value), f"{f.name} is {value!r}, no number")
+            require(kind == "float" or value == int(value), f"{f.name} is {value}, no whole number")
+            object.__setattr__(spec, f.name, int(value) if kind == "int" else float(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +162,8 @@ class TileSpec(SpecBase):
     mask: MaskSpec = field(default_factory=MaskSpec)
 
     def __post_init__(self) -> None:
+        if self.mpp is not None:
+            check_mpp(self.mpp)
         settle_numbers(self)
         require(self.at in ("spots", "grid", "points"), f"at is {self.at!r}, not spots, grid or points")
         require((self.px is None) != (self.um is None), "give the tile's size as px or as um, one of them")
@@ -169,8 +174,6 @@ class TileSpec(SpecBase):
             )
         if self.um is not None:
             require(math.isfinite(self.um) and 0 < self.um <= 20_000, f"um is {self.um}, outside 0-20000")
-        if self.mpp is not None:
-            check_mpp(self.mpp)
         require(0 <= self.overlap < 1, f"overlap is {self.overlap}, outside 0 <= overlap < 1")
         require(0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, outside 0-1")
         require(self.max_tiles is None or self.max_tiles > 0, f"max_tiles is {self.max_tiles}, not positive")

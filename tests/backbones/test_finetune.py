@@ -306,3 +306,40 @@ def test_specs_have_a_digest_that_survives_json_and_refuse_nonsense() -> None:
             spec(**options)
     curves = Curves([1.0], [2.0], [0.5], 3.0, 1, True)
     assert Curves.from_json(curves.to_json()) == curves
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lr": "fast"}, "lr is 'fast', no number"),
+        ({"weight_decay": float("inf")}, "weight_decay is inf, no number"),
+        ({"batch": "8"}, "batch is '8', no number"),
+        ({"max_epochs": 2.5}, "max_epochs is 2.5, no whole number"),
+        ({"seed": 1.5}, "seed is 1.5, no whole number"),
+        ({"hidden": (8, "x")}, "hidden is .*widths are whole numbers"),
+        ({"hidden": "8x4"}, "hidden is .*widths are whole numbers"),
+        ({"allow_same_patient": "maybe"}, "allow_same_patient is 'maybe', neither true nor false"),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused_before_anything_is_done(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        spec(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"blur": "nan"}, "blur is 'nan', no number"),
+        ({"hue": float("nan")}, "hue is nan, no number"),
+        ({"symmetries": "maybe"}, "symmetries is 'maybe', neither true nor false"),
+    ],
+)
+def test_variations_of_the_wrong_type_are_refused_too(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        AugmentSpec(**options)
+
+
+def test_one_width_and_one_test_group_are_tuples_of_one_and_whole_numbers_are_one_spec() -> None:
+    assert spec(hidden=8) == spec(hidden=(8,))
+    assert spec(test="C1", by="slide") == spec(test=("C1",), by="slide")
+    assert spec(max_epochs=2.0, folds=3.0).digest == spec(max_epochs=2, folds=3).digest

@@ -40,7 +40,10 @@ def test_public_data_is_listed_with_its_licence(cli):
     assert "icence" in cli("fetch", "--list").stdout
 
 
-@pytest.mark.parametrize("wrong", [["--blocks", "none"], ["--set", "lrr=1"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--blocks", "none"], ["--set", "lrr=1"], ["--set", "lr=fast"], ["--set", "backbone=x"], ["--set", "blur=nan"]],
+)
 def test_bad_tuning_is_refused(embedded, copy_of, cli, wrong):
     store = copy_of(embedded)
     cli("finetune", store, "--backbone", "efficientnet_lite0", "--target", "region_annotations", "--save", "x",

@@ -87,6 +87,9 @@ def test_a_bad_setting_is_a_usage_error_with_the_near_name(toy: str, tmp_path: P
         assert error.value.exit_code == 2
     with pytest.raises(UsageError, match="by --set and by --sweep"):
         commands.run(run_args(toy, tmp_path, set=["size=3"], sweep=["size=1,2"]))
+    for twice in ({"set": ["size=3", "size=4"]}, {"sweep": ["size=1,2", "size=3"]}):
+        with pytest.raises(UsageError, match="'size' is given twice"):
+            commands.run(run_args(toy, tmp_path, **twice))
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -79,4 +79,22 @@ def test_an_empty_or_misspelt_grid_is_refused_before_anything_runs(toy: Path, tm
     for grid in ({}, {"seed": ()}, {"seeed": (1,)}, {"seed": (0, "x")}):
         with pytest.raises(UsageError):
             sweep(recipe, None, None, grid, "grid", out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"fail": "ok"}, "sweep over 'fail' is 'ok'; give its values in a list"),
+        ({"seed": 3}, "sweep over 'seed' is 3; give its values in a list"),
+        ({"seed": (0, 1, 0)}, "seed-0 and seed-0 are one"),
+        ({"seed": (0, "0")}, "seed-0 and seed-0 are one"),
+        ({"seed": ()}, "at least one setting with its values"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused_before_the_first_run(
+    toy: Path, tmp_path: Path, grid: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        sweep(toy, None, None, grid, "grid", out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

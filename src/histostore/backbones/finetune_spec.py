@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from histostore.specs import SpecBase, require
+from histostore.specs import SpecBase, require, settle_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class AugmentSpec(SpecBase):
     """Share of the tiles that are blurred."""
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         for name in ("brightness", "contrast", "saturation", "blur_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}, outside 0-1")
         require(0 <= self.hue <= 0.5, f"hue is {self.hue}, outside 0-0.5")
@@ -79,6 +80,11 @@ class FinetuneSpec(SpecBase):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
+        for name in ("hidden", "test"):
+            one: object = getattr(self, name)
+            if isinstance(one, str | int):  # one is a tuple of one
+                object.__setattr__(self, name, (one,))
         blocks: object = self.blocks
         if blocks != "all":
             require(
@@ -88,7 +94,9 @@ class FinetuneSpec(SpecBase):
         for name in ("batch", "max_epochs", "patience"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
         require(self.folds >= 2, f"folds is {self.folds}: give 2 or more")
-        require(all(w >= 1 for w in self.hidden), f"hidden is {self.hidden}: widths are 1 or more")
+        widths: tuple[object, ...] = self.hidden
+        whole = all(isinstance(w, int) and w >= 1 for w in widths)
+        require(whole, f"hidden is {self.hidden}: widths are whole numbers, 1 or more")
         require(self.task in ("auto", "classes", "values"), f"task is {self.task!r}, not auto, classes or values")
         require(self.class_weight in ("none", "balanced"), f"class_weight is {self.class_weight!r}")
         require(self.missing in ("refuse", "leave-out"), f"missing is {self.missing!r}, not refuse or leave-out")

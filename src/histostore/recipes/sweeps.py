@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from histostore.specs import digest_of
 from histostore.store.files import LocalFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from histostore.face import Store
     from histostore.progress import Progress
@@ -60,13 +61,28 @@ def sweep(
 
     A point that fails is recorded and the others go on, except where the disk refuses. Parameters as in `run`;
     `grid` holds the values of each swept setting.
+
+    Raises
+    ------
+    UsageError
+        No values of a setting, or no list of them; a point is named twice; a setting or value that cannot be.
+    ConflictError
+        The name is that of a single run.
     """
     progress = progress or Silent()
     base = job_of(recipe, store, settings)
+    for setting, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise UsageError(f"sweep over '{setting}' is {values!r}; give its values in a list")
     if not grid or not all(grid.values()):
         raise UsageError("a sweep needs at least one setting with its values")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     jobs = [job_of(base.recipe, base.store, to_json(base.settings) | point, base.place) for point in points]
+    named: dict[str, str] = {}
+    for job, point in zip(jobs, points, strict=True):
+        if job.digest in named:
+            raise UsageError(f"sweep: {named[job.digest]} and {_point_name(point)} are one; name each value once")
+        named[job.digest] = _point_name(point)
     name = check_slug(name or f"{base.recipe.name}-sweep-{digest_of([j.digest for j in jobs])[:8]}", "run name")
     root = Path(out) if out is not None else runs_beside(base.place)
     folder = root / name
