@@ -143,6 +143,7 @@ def test_a_clinical_table_is_joined_by_the_column_that_is_named(
         pytest.param({"slide": "A1", "obs": "o.csv", "by": "case"}, "by is of a table", id="by"),
         pytest.param({"table": "t.csv", "classes": ["a"]}, "classes is of a review", id="classes"),
         pytest.param({"slide": "A1", "obs": "o.csv", "min_match": 0.5}, "min_match is of a review", id="min_match"),
+        pytest.param({"table": "t.csv", "name": "x"}, "name is of a geojson or obs or review", id="name"),
     ],
 )
 def test_annotating_refuses_what_it_would_not_hear(ingested: Path, given: dict[str, Any], said: str) -> None:
@@ -207,3 +208,5 @@ def test_annotating_with_nothing_and_names_that_are_no_text_are_refused(ingested
         hs.pp.annotate(store, "A1", geojson={"type": "FeatureCollection"})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="tile needs a TileSpec"):
         hs.pp.tile(store, "A1", {"px": 64})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="invalid tiles name 5: use 1-80"):
+        hs.pp.tile(store, "A1", hs.TileSpec.at_spots(px=64), name=5)  # type: ignore[arg-type]

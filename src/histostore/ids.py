@@ -17,7 +17,7 @@ MAX_POINT_ID = 128
 RESERVED = frozenset({"con", "prn", "aux", "nul", "heads", "indexes"})
 
 
-def check_slug(name: str, what: str) -> str:
+def check_slug(name: object, what: str) -> str:
     """Return `name` if it may be part of a path in a store.
 
     Slugs name slides, tile sets, backbones and heads: 1-80 characters of ``A-Z a-z 0-9 . _ + @ -``, not
@@ -28,10 +28,9 @@ def check_slug(name: str, what: str) -> str:
     UsageError
         Naming the rule and what was got.
     """
-    text = str(name)  # a list of names is none
-    if not _SLUG.fullmatch(text) or text.lower() in RESERVED or ".." in text:
+    if not isinstance(name, str) or not _SLUG.fullmatch(name) or name.lower() in RESERVED or ".." in name:
         got = repr(name)
-        got = got if len(got) <= 60 else f"{got[:57]}… ({len(name)} characters)"
+        got = got if len(got) <= 60 else f"{got[:57]}… ({len(str(name))} characters)"
         msg = f"invalid {what} {got}: use 1-80 of A-Z a-z 0-9 . _ + @ -, not starting with a dot"
         raise UsageError(msg)
     return name
@@ -54,11 +53,9 @@ def each_once(slides: str | Iterable[object]) -> list[str]:
     return asked
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: object, what: str) -> str:
     """Return `name` if it is one or more slugs joined by ``/`` (a group's name in a manifest)."""
-    for part in str(name).split("/"):
-        check_slug(part, what)
-    return name
+    return "/".join(check_slug(part, what) for part in (name.split("/") if isinstance(name, str) else [name]))
 
 
 def bad_point_id(point_id: str) -> str | None:

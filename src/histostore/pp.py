@@ -218,8 +218,11 @@ def annotate(
     """
     _check_alone(
         {"table": table, "review": review, "slide": slide, "geojson": geojson, "obs": obs, **fields},
-        options={"by": (by, "table"), "classes": (classes or None, "review"), "min_match": (min_match, "review")},
-    )
+        options={
+            "by": (by, ["table"]), "classes": (classes or None, ["review"]), "min_match": (min_match, ["review"]),
+            "name": (name, ["geojson", "obs", "review"]),
+        },
+    )  # fmt: skip
     for what, given in (("geojson", geojson), ("review", review)):
         if not isinstance(given, str | Path | None):
             raise UsageError(f"{what} is a path, and no {type(given).__name__}; write it to a file first")
@@ -246,7 +249,7 @@ def annotate(
     return done
 
 
-def _check_alone(given: Mapping[str, Any], *, options: Mapping[str, tuple[Any, str]]) -> None:
+def _check_alone(given: Mapping[str, Any], *, options: Mapping[str, tuple[Any, Sequence[str]]]) -> None:
     """Refuse what would go unheard: things beside a table or review, and options of one that is not there."""
     there = [name for name, value in given.items() if value is not None]
     alone = next((name for name in ("table", "review") if name in there), None)
@@ -254,8 +257,8 @@ def _check_alone(given: Mapping[str, Any], *, options: Mapping[str, tuple[Any, s
         others = ", ".join(name for name in there if name != alone)
         raise UsageError(f"a {alone} names its slides itself, and {others} would go unheard; annotate in two calls")
     for name, (value, of) in options.items():
-        if value is not None and of not in there:
-            raise UsageError(f"{name} is of a {of}: give {of}=…")
+        if value is not None and not set(of) & set(there):
+            raise UsageError(f"{name} is of a {' or '.join(of)}: give {of[0]}=…")
 
 
 def tile(

@@ -68,10 +68,13 @@ def test_errors_never_go_to_stdout_where_stderr_is_closed(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (2, b"")
 
 
-def test_what_an_encoding_lacks_is_escaped(embedded: Path, copy_of: Callable[[Path], Path], call: Any) -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape"], ids=["ascii", "the locale C"])
+def test_what_an_encoding_lacks_is_escaped(
+    embedded: Path, copy_of: Callable[[Path], Path], call: Any, encoding: str
+) -> None:
     store = copy_of(embedded)
     assert call("annotate", store, "--slide", "A1", "--set", "doctor=Ömer").code == 0
-    narrow = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    narrow = {**os.environ, "PYTHONIOENCODING": encoding}
     for argv in (["tile", "--help"], ["info", store, "--slide", "A1"]):
         done = subprocess.run([*COMMAND, *map(str, argv)], env=narrow, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()

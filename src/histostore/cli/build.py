@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from histostore.cli.common import check_somewhere, chosen_slides, each, names, pairs, show, show_stage, the_store
 from histostore.cli.progress import Line
 from histostore.cli.workers import client_of, show_each, wants_workers
-from histostore.errors import UsageError
+from histostore.errors import UsageError, near
 from histostore.specs import EmbeddingSpec, PixelSpec, TileSpec
 
 if TYPE_CHECKING:
@@ -109,7 +110,11 @@ def annotate(args: argparse.Namespace) -> int:
         raise UsageError("give one of --table, --geojson, --obs, --review and --set")
     if asked[0] not in ("table", "review") and args.slide is None:
         raise UsageError(f"--{asked[0]} needs --slide")
-    for option, of in (("by", ["table"]), ("classes", ["review"]), ("slide", ["geojson", "obs", "set"])):
+    of_option = {
+        "by": ["table"], "classes": ["review"], "slide": ["geojson", "obs", "set"],
+        "name": ["geojson", "obs", "review"],
+    }  # fmt: skip
+    for option, of in of_option.items():
         if getattr(args, option) is not None and asked[0] not in of:
             raise UsageError(f"--{option} is of {' or '.join(f'--{kind}' for kind in of)}, not of --{asked[0]}")
     if args.table is not None:
@@ -223,8 +228,13 @@ def _columns(text: str) -> str | list[str]:
 
 
 def _finetune_options(args: argparse.Namespace) -> dict[str, Any]:
+    from histostore.backbones.finetune_spec import AugmentSpec, FinetuneSpec
     from histostore.heads.registry import parse_options
 
+    given = dict(parse_options(args.set))
+    known = {f.name for of in (FinetuneSpec, AugmentSpec) for f in fields(of)} - {"backbone", "augment"}
+    if unknown := sorted(given.keys() - known):
+        raise UsageError(f"fine-tuning has no setting '{unknown[0]}'{near(unknown[0], known)}")
     if args.blocks != "all" and not args.blocks.isdigit():
         raise UsageError(f"--blocks is {args.blocks!r}: give a number, or all")
     return {
@@ -235,7 +245,7 @@ def _finetune_options(args: argparse.Namespace) -> dict[str, Any]:
         "missing": "leave-out" if args.leave_out_missing else "refuse",
         "class_weight": args.class_weight,
         "seed": args.seed,
-        **dict(parse_options(args.set)),
+        **given,
     }
 
 

@@ -86,6 +86,8 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"{option} {text!r}: write it as KEY=VALUE")
+        if key.strip() in found:
+            raise UsageError(f"{option} '{key.strip()}' is given twice; give it once")
         found[key.strip()] = value
     return found
 

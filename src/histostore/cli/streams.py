@@ -7,6 +7,9 @@ import os
 import sys
 from typing import Any
 
+_FAIL = ("strict", "surrogateescape")
+"""How streams treat what their encoding lacks, as Python opens them (the second in the locale C): not at all."""
+
 
 def prepare() -> None:
     """Make them fit to be used: closed ones go nowhere, and what an encoding lacks is escaped.
@@ -17,7 +20,7 @@ def prepare() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
-        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors in _FAIL:
             stream.reconfigure(errors="backslashreplace")
 
 
