@@ -1,6 +1,6 @@
 """All genes through few factors, tumour clusters from the image, and NMF's speed: the four real sections.
 
-    HISTOSTORE_REAL_DATA=… python -m benchmarks.heads [folder] [--no-autoencoder]
+    HISTOSTORE_REAL_DATA=… python -m benchmarks.heads [folder] [--held C2 …] [--no-autoencoder]
 
 Uses (or makes) the store of `benchmarks.real_sections` in the folder. Leave one section out, so one patient is on both
 sides: position alone and library size alone stand beside every figure. Exits 1 when a gate is missed.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.real_sections import build
+from benchmarks.real_sections import SLIDES, build
 from histostore.head_specs import FeatureSpec, PanelSpec, SplitSpec
 from histostore.heads.baselines import PositionKNN, TrainingMean
 from histostore.heads.classifier import Logistic
@@ -35,6 +35,8 @@ from histostore.heads.reduced_rank import ReducedRankRidge
 from histostore.heads.ridge import Ridge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import histostore as hs
 
 PANEL = PanelSpec.parse("all:0.05")
@@ -69,7 +71,7 @@ def sections(store: hs.Store) -> Sections:
     )
 
 
-def decoders(data: Sections, *, autoencoder: bool = True) -> pd.DataFrame:
+def decoders(data: Sections, held_out: Sequence[str] = SLIDES, *, autoencoder: bool = True) -> pd.DataFrame:
     """Return MSE and mean r over genes, per held-out section and method; ceilings have seen the answer."""
     slide = data.obs["slide"].to_numpy().astype(str)
     where = section_positions(data.obs[["x_um", "y_um"]].to_numpy(), slide)
@@ -82,7 +84,7 @@ def decoders(data: Sections, *, autoencoder: bool = True) -> pd.DataFrame:
     if autoencoder:
         heads["AE 64x10"] = Decoded("ridge", "autoencoder:64x10")
     lines = []
-    for held in np.unique(slide):
+    for held in held_out:
         train, test = slide != held, slide == held
         genes = choose_genes(PANEL, data.counts[train], data.symbols)
         y, truth = (targets(data.counts[rows], genes, "log1p-cp10k") for rows in (train, test))
@@ -166,6 +168,7 @@ def main() -> int:
     """Print the tables; return 1 when a gate is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--held", nargs="+", choices=SLIDES, default=SLIDES, help="sections that decoders are tried on")
     parser.add_argument("--no-autoencoder", action="store_true", help="leave out the one that takes longest, ungated")
     args = parser.parse_args()
     data = os.environ.get("HISTOSTORE_REAL_DATA")
@@ -176,7 +179,7 @@ def main() -> int:
         folder = args.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         cohort = sections(build(folder, Path(data)))
-    table = decoders(cohort, autoencoder=not args.no_autoencoder)
+    table = decoders(cohort, args.held, autoencoder=not args.no_autoencoder)
     print("genes in over 5 % of training spots, leave one section out (one patient on both sides)")
     print(table.pivot(index="method", columns="section", values="mse").round(5).to_string())
     print(table.groupby("method")[["mse", "r"]].mean().round(5).to_string())
