@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from histostore.tables import Counts, Points
 
 REGION, CALL, PROBABILITY = "region_", "call_", "p_"
-"""Before a classifier's name: the class it calls, and the probability of the positive (of several: of that) class."""
+"""Before the name of polygons: the class of those that a row lies in. Before a classifier's name: the class it calls,
+and the probability of the positive (of several: of that) class."""
 _ALWAYS = frozenset(("slide", "library_id", "x", "y", "x_um", "y_um", "barcode"))
 _POINT_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col")
 _TILE_COLUMNS = ("tile_id", "tissue")

@@ -173,7 +173,7 @@ class TileSpec(SpecBase):
                 f"px is {self.px}, not a whole number in 8-8192",
             )
         if self.um is not None:
-            require(math.isfinite(self.um) and 0 < self.um <= 20_000, f"um is {self.um}, outside 0-20000")
+            require(0 < self.um <= 20_000, f"um is {self.um}, outside 0-20000")
         require(0 <= self.overlap < 1, f"overlap is {self.overlap}, outside 0 <= overlap < 1")
         require(0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, outside 0-1")
         require(self.max_tiles is None or self.max_tiles > 0, f"max_tiles is {self.max_tiles}, not positive")

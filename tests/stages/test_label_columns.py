@@ -99,12 +99,17 @@ def test_labels_that_would_hide_something_are_refused(
     assert (store.view(slides=[SLIDE]).column(name) == before).all()
 
 
-def test_labels_that_would_hide_a_classifier_are_refused(
-    embedded: Path, copy_of: Callable[[Path], Path], table: Callable[..., Path]
-) -> None:
+@pytest.fixture
+def classifying(embedded: Path, copy_of: Callable[[Path], Path]) -> hs.Store:
+    """Return a store with the classifier ``c``, which has predicted nothing yet."""
     store = hs.open(copy_of(embedded))
     tumour = hs.LabelSpec(column="region_annotations", positive=("tumour",), negative=("region",))
     hs.tl.fit(store, hs.heads.Logistic(1e-2), labels=tumour, split="leave-one-out:patient", save="c")
+    return store
+
+
+def test_labels_that_would_hide_a_classifier_are_refused(classifying: hs.Store, table: Callable[..., Path]) -> None:
+    store = classifying
     hs.tl.predict(store, "c")
     with pytest.raises(UsageError, match="label column 'p_c' would hide the classifier 'c'"):
         hs.pp.annotate(store, SLIDE, obs=table(p_c=0.5))
@@ -113,11 +118,9 @@ def test_labels_that_would_hide_a_classifier_are_refused(
 
 
 def test_calls_that_labels_would_hide_are_refused_before_anything_is_predicted(
-    embedded: Path, copy_of: Callable[[Path], Path], table: Callable[..., Path]
+    classifying: hs.Store, table: Callable[..., Path]
 ) -> None:
-    store = hs.open(copy_of(embedded))
-    tumour = hs.LabelSpec(column="region_annotations", positive=("tumour",), negative=("region",))
-    hs.tl.fit(store, hs.heads.Logistic(1e-2), labels=tumour, split="leave-one-out:patient", save="c")
+    store = classifying
     hs.pp.annotate(store, SLIDE, obs=table("mine", call_c="benign"))
     before = store.manifest(SLIDE)
     with pytest.raises(ConflictError, match="labels 'mine' have a column 'call_c', which would hide the calls of head"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -103,6 +102,6 @@ class FinetuneSpec(SpecBase):
         require(self.batch_norm in ("train", "frozen"), f"batch_norm is {self.batch_norm!r}, not train or frozen")
         for name in ("lr", "head_lr"):
             value = getattr(self, name)
-            require(math.isfinite(value) and value > 0, f"{name} is {value}: give a positive rate")
+            require(value > 0, f"{name} is {value}: give a positive rate")
         require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: give 0 or more")
         require(self.seed >= 0, f"seed is {self.seed}: give 0 or more")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from histostore.cohort.moments import Moments
     from histostore.cohort.spans import Span
+    from histostore.part import Part
     from histostore.view import View
 
     type Floats = NDArray[np.float64]
@@ -144,8 +145,11 @@ class _Curve:
 def _batches(view: View, keys: Sequence[str]) -> list[Span]:
     """Return one span a batch: one task goes over its rows, twice."""
     found = []
-    for key in dict.fromkeys(keys):
-        spans = cut(replace(view, parts=tuple(p for p, of in zip(view.parts, keys, strict=True) if of == key)))
+    parts_of: dict[str, list[Part]] = {}
+    for key, part in zip(keys, view.parts, strict=True):
+        parts_of.setdefault(key, []).append(part)
+    for key, parts in parts_of.items():
+        spans = cut(replace(view, parts=tuple(parts)))
         slides = tuple(slide for span in spans for slide in span.slides)
         if slides:
             found.append(replace(spans[0], slides=slides, keys=(key,) * len(slides)))

@@ -175,14 +175,17 @@ def highly_variable_genes(
     keys = [_batch_of(view, part, batch_key) for part in view.parts] if batch_key is not None else None
     if flavor == "seurat_v3":
         ranked = rank_variances(view, keys, wanted, n_top, client=client, workers=workers)
-        return _by_rank(ranked, view, joined, n_top, batches=keys is not None)
-    rule = _Rule(flavor, n_top, wanted)
-    seen, tally = _over_batches(view, keys, rule, client, workers)
-    refuse_none(seen.moments.rows, view)
-    if keys is None:
-        table, names = _one_batch(seen.moments, rule, joined)
+        seen = ranked.seen
+        refuse_none(seen.moments.rows, view)
+        table, names = _by_rank(ranked, n_top, joined, batches=keys is not None)
     else:
-        table, names = _many_batches(tally, rule, joined)
+        rule = _Rule(flavor, n_top, wanted)
+        seen, tally = _over_batches(view, keys, rule, client, workers)
+        refuse_none(seen.moments.rows, view)
+        if keys is None:
+            table, names = _one_batch(seen.moments, rule, joined)
+        else:
+            table, names = _many_batches(tally, rule, joined)
     table.attrs["histostore"] = about(view, seen, len(names.ids)) | {"flavor": flavor}
     return table
 
@@ -273,9 +276,10 @@ def _one_batch(moments: Moments, rule: _Rule, joined: JoinedGenes | None) -> tup
     return pd.DataFrame(table, index=pd.Index(names.symbols, dtype=object)), names
 
 
-def _by_rank(ranked: Ranked, view: View, joined: JoinedGenes | None, n_top: int, *, batches: bool) -> pd.DataFrame:
+def _by_rank(
+    ranked: Ranked, n_top: int, joined: JoinedGenes | None, *, batches: bool
+) -> tuple[pd.DataFrame, JoinedGenes]:
     moments = ranked.moments
-    refuse_none(moments.rows, view)
     names = named(moments, joined)
     order = ranked.places(names.ids, names.symbols)
     rank, found_in = (v[order] for v in ranked.ranks())
@@ -287,9 +291,7 @@ def _by_rank(ranked: Ranked, view: View, joined: JoinedGenes | None, n_top: int,
         "variances": moments.variance()[order], "variances_norm": ranked.mean()[order], "highly_variable_rank": rank,
         "highly_variable": variable & ~np.isnan(rank),
     } | ({"highly_variable_nbatches": found_in} if batches else {})  # fmt: skip
-    found = pd.DataFrame(table, index=pd.Index(names.symbols, dtype=object))
-    found.attrs["histostore"] = about(view, ranked.seen, len(names.ids)) | {"flavor": "seurat_v3"}
-    return found
+    return pd.DataFrame(table, index=pd.Index(names.symbols, dtype=object)), names
 
 
 def _many_batches(tally: _Tally, rule: _Rule, joined: JoinedGenes | None) -> tuple[pd.DataFrame, JoinedGenes]:
